@@ -1,0 +1,102 @@
+"""Explains an image classifier by changing the image until the classifier changes its mind.
+
+A trained variational autoencoder is the generator; its latent space is walked, step by step, until
+the classifier's output has moved where it was asked to; everything else here checks, draws or sums
+up that walk. A folder holds interchangeable implementations, a file one concept, and a module
+imports only from entries before it in this list::
+
+    errors.py         ExplainerError and its kinds: argument, value received, remedy
+    storage.py        files never half-written, and never read unchecked
+    image_files.py    image files decoded at their full depth; which axis is the channels
+    image.py          path, PIL, array or tensor to image; folders and tables of images; ranges
+    drawing.py        factors of variation; sprites and cells drawn from a table of them
+    synthetic.py      data with planted truth: sprites and cells
+    metrics.py        MSE per channel, SSIM, R2, Frechet distance on given features, intervals
+    frozen.py         modules evaluated and left as they were found
+    preprocessing.py  resizing and normalisation, inside the graph
+    target.py         Target: which class is walked to, and its log-odds
+    misuse.py         wrong use of a classifier, found by looking at its outputs
+    classifier.py     Classifier
+    convnet.py        the small classifiers trained here: networks, training
+    generators/       base.py networks.py objectives.py health.py training.py vae.py two_stage.py zoo.py
+    walks/            base.py gradient.py
+    checks/           base.py consistency.py compatibility.py verdict.py
+    saliency/         base.py difference.py
+    report/           output.py panels.py strip.py charts.py figures.py page.py and templates/
+    explanation.py    Explanation
+    pipeline.py       explain(): read top to bottom it is the data flow
+    cli.py            the command `explainer`: parses, calls, prints
+
+The names in ``__all__`` are imported when first used, so that ``import explainer`` is quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from explainer import errors
+    from explainer.classifier import Classifier
+    from explainer.explanation import Explanation
+    from explainer.generators.two_stage import TwoStageVAE
+    from explainer.generators.vae import VAE
+    from explainer.generators.zoo import load_classifier, load_generator
+    from explainer.image import as_image, as_images
+    from explainer.pipeline import explain
+    from explainer.target import Target
+
+    __version__: str
+
+__all__ = [
+    "explain",
+    "Explanation",
+    "Classifier",
+    "Target",
+    "VAE",
+    "TwoStageVAE",
+    "load_generator",
+    "load_classifier",
+    "as_image",
+    "as_images",
+    "errors",
+    "__version__",
+]
+
+_HOMES = {
+    "explain": "explainer.pipeline",
+    "Explanation": "explainer.explanation",
+    "Classifier": "explainer.classifier",
+    "Target": "explainer.target",
+    "VAE": "explainer.generators.vae",
+    "TwoStageVAE": "explainer.generators.two_stage",
+    "load_generator": "explainer.generators.zoo",
+    "load_classifier": "explainer.generators.zoo",
+    "as_image": "explainer.image",
+    "as_images": "explainer.image",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home, once."""
+    if name == "errors":
+        return importlib.import_module("explainer.errors")
+    if name == "__version__":
+        value: object = _version()
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("progressive-explainer")
+    except PackageNotFoundError:  # a checkout on the path, never installed
+        return "0+unknown"

@@ -1,0 +1,156 @@
+"""Is the image, and what the walk makes of it, within what the generator can say?
+
+Data consistency of Singla et al. 2020 (arXiv 1911.00483), measured on ``bare``: with carried detail the
+reconstruction is the image itself, so an error measured with detail could not fail.
+"""
+
+import torch
+from torch import Tensor
+
+from explainer import metrics
+from explainer.checks.base import Check, Thresholds
+from explainer.generators.base import Generator
+
+__all__ = ["code_typicality", "latent_closeness", "reconstruction", "reconstruction_gap"]
+
+
+@torch.no_grad()
+def reconstruction(generator: Generator, small: Tensor, thresholds: Thresholds) -> Check:
+    """Error of ``bare`` against the generator's own quantiles of held-out images.
+
+    Args:
+        generator: The generator.
+        small: One image ``(1, C, H, W)`` at the generator's size.
+        thresholds: See :class:`Thresholds`.
+    """
+    bare = generator.bare(small)
+    target, rebuilt = generator.normalise(small), generator.normalise(bare)
+    mse = metrics.mse(rebuilt, target)[0]
+    ssim = metrics.ssim(rebuilt.clamp(0, 1), target.clamp(0, 1))[0]
+    error = float(generator.bare_error(small)[0])
+    names = generator.channel_names or tuple(f"channel {c}" for c in range(len(mse)))
+    values: dict[str, float | str] = {"mse": error}
+    for name, channel_mse, channel_ssim in zip(names, mse.tolist(), ssim.tolist(), strict=True):
+        values[f"mse {name}"], values[f"ssim {name}"] = channel_mse, channel_ssim
+    quantiles = generator.quantiles.get("bare")
+    if not quantiles:
+        return Check(
+            "reconstruction",
+            "limit",
+            "The generator stores no errors of held-out images to compare with.",
+            values,
+        )
+    usual, limit, worst = (
+        quantiles["0.5"],
+        quantiles[thresholds.error_limit],
+        quantiles[thresholds.error_fail],
+    )
+    values |= {"held-out median": usual, "held-out limit": limit, "held-out worst": worst}
+    said = (
+        f"reconstructed without carried detail with an error of {error:.4f}; "
+        f"held-out images have {usual:.4f} (median)"
+    )
+    share = float(thresholds.error_limit)
+    if error <= limit:
+        return Check(
+            "reconstruction", "pass", f"The image is {said}, {share:.0%} of them up to {limit:.4f}.", values
+        )
+    if error <= worst:
+        return Check(
+            "reconstruction",
+            "limit",
+            f"The image is unusual for the generator: {said}, {share:.0%} of them up to {limit:.4f}.",
+            values,
+        )
+    return Check(
+        "reconstruction",
+        "fail",
+        f"The generator does not fit the image: it is {said}, the worst {worst:.4f}.",
+        values,
+    )
+
+
+def reconstruction_gap(
+    original_score: float, bare_score: float, original_class: str, bare_class: str, thresholds: Thresholds
+) -> Check:
+    """What the classifier makes of ``bare`` against what it makes of the image."""
+    change = bare_score - original_score
+    values: dict[str, float | str] = {
+        "score": original_score, "score on bare": bare_score,
+        "class": original_class, "class on bare": bare_class,
+    }  # fmt: skip
+    moved = f"the score (log-odds) moves by {change:+.2f}"
+    if original_class != bare_class:
+        sentence = (
+            f"Reconstruction alone changes the class from {original_class} to {bare_class}; {moved}. "
+            "Part of what the classifier reads is not in the code."
+        )
+        return Check(
+            "reconstruction gap", "fail" if abs(change) > thresholds.gap_fail else "limit", sentence, values
+        )
+    if abs(change) > thresholds.gap_limit:
+        sentence = f"Reconstruction alone keeps the class {original_class}, but {moved}."
+        return Check("reconstruction gap", "limit", sentence, values)
+    return Check(
+        "reconstruction gap",
+        "pass",
+        f"Reconstruction alone keeps the class {original_class}; {moved}.",
+        values,
+    )
+
+
+@torch.no_grad()
+def code_typicality(generator: Generator, latents: Tensor, thresholds: Thresholds) -> Check:
+    """Do the ends of the walk stay where codes of real images lie?
+
+    Args:
+        generator: The generator.
+        latents: Codes ``(L, D)`` of the frames.
+        thresholds: See :class:`Thresholds`.
+    """
+    distances = generator.typicality(latents)
+    furthest = float(distances.max())
+    quantiles = generator.quantiles.get("typicality")
+    if not quantiles:
+        return Check(
+            "typical codes",
+            "limit",
+            "The generator stores no codes of held-out images to compare with.",
+            {"furthest": furthest},
+        )
+    limit, largest = quantiles[thresholds.typicality_limit], quantiles["1"]
+    values: dict[str, float | str] = {
+        "furthest": furthest,
+        "held-out limit": limit,
+        "held-out largest": largest,
+    }
+    said = (
+        f"the furthest frame lies {furthest:.2f} standard deviations out (root mean square), "
+        f"held-out images up to {largest:.2f}"
+    )
+    if furthest <= limit:
+        return Check("typical codes", "pass", f"Every frame's code is typical: {said}.", values)
+    if furthest <= thresholds.typicality_fail * largest:
+        return Check("typical codes", "limit", f"The walk leaves the codes of real images: {said}.", values)
+    return Check(
+        "typical codes", "fail", f"The walk ends far from the code of any real image: {said}.", values
+    )
+
+
+def latent_closeness(z: Tensor, latents: Tensor) -> Check:
+    """Cosine between the codes of the image and of its frames (latent space closeness, not identity).
+
+    Args:
+        z: Code ``(D,)`` of the image.
+        latents: Codes ``(L, D)`` of the frames.
+    """
+    cosines = torch.cosine_similarity(z[None], latents, dim=1)
+    lengths = (latents - z).norm(dim=1)
+    lowest, longest = float(cosines.min()), float(lengths.max())
+    return Check(
+        "latent closeness",
+        "info",
+        f"The codes of image and frames have a cosine of at least {lowest:.2f}; the longest move is "
+        f"{longest:.1f} prior standard deviations. This is closeness in the generator, not identity.",
+        {"lowest cosine": lowest, "longest move": longest},
+    )

@@ -1,0 +1,406 @@
+"""One way to ask any classifier: images in, log-odds of a target out.
+
+The score of a target is a log-odds (:mod:`explainer.target` has the table of what it is for each kind of
+classifier). Resizing and normalisation happen inside the graph, so a gradient of the score reaches the
+images at their own size. Everything is evaluated inside :meth:`Classifier.frozen`, which leaves the model
+as it was found.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from explainer.errors import ClassifierError, ImageError, OptionError
+from explainer.frozen import frozen, modules_within
+from explainer.misuse import as_outputs, check_outputs
+from explainer.preprocessing import Preprocessing
+from explainer.target import Kind, Outputs, Target, TargetSpec, log_odds, resolve_target
+
+__all__ = ["Classifier", "Target"]
+
+
+class Classifier:
+    """Anything that maps images (batch, channels, height, width) to outputs, asked in one way.
+
+    Args:
+        model: A module or a callable; it is given float32 images (its own floating type if it has
+            parameters of another one) and returns (batch,), (batch, 1) or (batch, outputs), as a tensor or
+            an array.
+        kind: ``"auto"``: one output is binary, several are multiclass.
+        outputs: What the outputs are; probabilities passed for logits are found by :meth:`check`.
+        size: (height, width) in pixels the model takes, or one number for both; images are resized to it.
+            Any size when omitted.
+        mean: Subtracted from images in [0, 1]: one number, or one per channel the model takes.
+        std: What the images are then divided by, likewise.
+        class_names: One name per class or output; a binary classifier has two, negative first.
+        channels: Channels the model takes: grey images are repeated, RGB images turned to luma for it.
+        device: Where to evaluate; where the model's parameters are when omitted.
+        batch_size: Images evaluated at a time where no gradient is wanted.
+
+    Raises:
+        OptionError: An option outside its range.
+
+    >>> brightness = Classifier(
+    ...     lambda images: images.mean(dim=(1, 2, 3)) * 8 - 4, class_names=("dark", "bright"))
+    >>> images = torch.stack([torch.full((3, 8, 8), 0.25), torch.full((3, 8, 8), 0.75)])
+    >>> target = brightness.target("bright", images)
+    >>> brightness.score(images, target), brightness.class_name(images[:1])
+    (tensor([-2.,  2.]), 'dark')
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[[Tensor], Any],
+        *,
+        kind: Kind = "auto",
+        outputs: Outputs = "logits",
+        size: int | Sequence[int] | None = None,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
+        channels: int | None = None,
+        device: str | torch.device | None = None,
+        batch_size: int = 256,
+    ) -> None:
+        _check_options(model, kind, outputs, class_names, batch_size)
+        self._prepare = Preprocessing(size=size, mean=mean, std=std, channels=channels)
+        self.model = model
+        self.outputs: Outputs = outputs
+        self.device = None if device is None else torch.device(device)
+        self.batch_size = batch_size
+        self._kind: Kind = kind
+        self._given_names = None if class_names is None else tuple(class_names)
+        self._count: int | None = None
+        self._differentiable: bool | None = None
+        self._depth = 0
+
+    def __repr__(self) -> str:
+        return f"Classifier({_type_name(self.model)}, kind={self.kind!r}, outputs={self.outputs!r})"
+
+    @contextmanager
+    def frozen(self) -> Iterator["Classifier"]:
+        """Evaluate inside this context; the model is left as it was found, also after an exception.
+
+        Contexts may be nested. Modules inside a callable are frozen as far as they can be found. Stay inside
+        for the backward pass too: a model that recomputes its activations there is evaluated again.
+        """
+        with nullcontext() if self._depth else frozen(modules_within(self.model), self.device):
+            self._depth += 1
+            try:
+                yield self
+            finally:
+                self._depth -= 1
+
+    def raw(self, images: Tensor) -> Tensor:
+        """Raw outputs.
+
+        Args:
+            images: (batch, channels, height, width) in [0, 1]; if they ask for a gradient, it is kept.
+
+        Returns:
+            (batch, outputs) float32 on the device of the images.
+
+        Raises:
+            ImageError: Images that are not a batch.
+            ClassifierError: The model fails, returns something else, or has no gradient where one is wanted.
+        """
+        _check_batch(images)
+        with self.frozen():
+            if not (torch.is_grad_enabled() and images.requires_grad):
+                return self._evaluate(images.detach())
+            if self._differentiable is None:
+                self._differentiable = self._reaches(images)
+            if not self._differentiable:
+                raise ClassifierError(
+                    "classifier",
+                    "has no gradient with respect to the images",
+                    received=_type_name(self.model),
+                    remedy="Compute its outputs with torch operations on the tensor it is given, without "
+                    "detach(), no_grad() or numpy in between.",
+                )
+            return self._evaluate(images)
+
+    def score(self, images: Tensor, target: Target) -> Tensor:
+        """Log-odds of the target (batch,), differentiable in images (batch, channels, height, width)."""
+        raw = self.raw(images)
+        return log_odds(raw, target, kind=self.kind, outputs=self.outputs)
+
+    @torch.no_grad()
+    def level(self, images: Tensor, target: Target) -> Tensor:
+        """Probability of the target (batch,), sigmoid of the score; for a regression the value."""
+        score = torch.cat([self.score(batch, target) for batch in self._batches(images)])
+        return score if self.kind == "regression" else score.sigmoid()
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Class indices (batch,); of a multilabel classifier the label with the highest output.
+
+        Raises:
+            ClassifierError: A regression, which has no classes.
+        """
+        raw = torch.cat([self.raw(batch) for batch in self._batches(images)])
+        if self.kind == "regression":
+            raise ClassifierError(
+                "classifier", "has no classes", received='kind="regression"', remedy="Use level() instead."
+            )
+        if self.kind == "binary":
+            return (raw[:, 0] > (0 if self.outputs == "logits" else 0.5)).long()
+        return raw.argmax(dim=1)
+
+    def class_name(self, image: Tensor) -> str:
+        """Name of the class predicted for one image (channels, height, width), or a batch of one."""
+        images = image[None] if image.ndim == 3 else image
+        if len(images) != 1:
+            raise ImageError(
+                "image", "must be one image", received=f"{len(images)}", remedy="Use predict() for several."
+            )
+        index = int(self.predict(images))
+        return self.class_names[index]
+
+    def target(self, spec: TargetSpec, images: Tensor | None = None) -> Target:
+        """Resolve what is asked for.
+
+        Args:
+            spec: Index or name of a class (against the rest of them); ``(a, b)`` for from a towards b; or
+                None: the positive class of a binary classifier, the only value of a regression, else the
+                class predicted for the images.
+            images: Images (batch, channels, height, width) the answer is for. Not needed if the classes are
+                known already: an image was evaluated before, or the class names were given.
+
+        Raises:
+            ClassifierError: No such class, or no images where they are needed.
+        """
+        if images is not None and self._count is None:
+            with torch.no_grad():
+                self.raw(images[:1])
+
+        def predicted() -> list[int]:
+            if images is None:
+                raise ClassifierError(
+                    "target",
+                    "is the class predicted for the images, so they are needed",
+                    received="no images",
+                    remedy="Pass images, or an index or name as the target.",
+                )
+            return self.predict(images).unique().tolist()
+
+        return resolve_target(spec, self.class_names, self.kind, predicted)
+
+    def check(self, images: Tensor) -> None:
+        """Raise if the outputs cannot be explained as they are; find out whether there is a gradient.
+
+        Args:
+            images: A few real images (batch, channels, height, width) in [0, 1]; one is enough.
+
+        Raises:
+            ImageError: Images that are not a batch in [0, 1].
+            ClassifierError: NaN, constant or random outputs, a wrong shape or number of outputs,
+                probabilities where logits were promised, or the reverse.
+        """
+        _check_batch(images)
+        with self.frozen():
+            with torch.no_grad():
+                self.raw(images[:1])
+            self._differentiable = self._reaches(images)
+            check_outputs(
+                self.raw,
+                images.detach(),
+                kind=self.kind,
+                outputs=self.outputs,
+                differentiable=self._differentiable,
+            )
+
+    @property
+    def kind(self) -> Kind:
+        """The kind; ``"auto"`` stays until an image was evaluated."""
+        if self._kind != "auto" or self._count is None:
+            return self._kind
+        return "binary" if self._count == 1 else "multiclass"
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the gradient reaches the images; known once :meth:`check` has run."""
+        if self._differentiable is None:
+            raise self._unknown("differentiable")
+        return self._differentiable
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, labels or values, numbered where none were given."""
+        if self._given_names is not None and len(self._given_names) > 1:
+            return self._given_names
+        if self.kind == "binary":
+            name = self._given_names[0] if self._given_names else None
+            return ("class 0", "class 1") if name is None else (f"not {name}", name)
+        if self._count is None:
+            raise self._unknown("class_names")
+        if self._given_names is not None:
+            return self._given_names
+        if self.kind == "regression":
+            return ("value",) if self._count == 1 else tuple(f"value {i}" for i in range(self._count))
+        word = "label" if self.kind == "multilabel" else "class"
+        return tuple(f"{word} {i}" for i in range(self._count))
+
+    @property
+    def preprocessing(self) -> str:
+        """A sentence on what happens to an image in [0, 1] before the model sees it."""
+        return self._prepare.sentence
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels the model takes; None if any."""
+        return self._prepare.size
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the names, types, shapes and contents of the model's state."""
+        if not isinstance(self.model, nn.Module):
+            return "unavailable: not a module"
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            if isinstance(value, Tensor):
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+                content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+                digest.update(content.numpy().tobytes())
+        return digest.hexdigest()
+
+    def _evaluate(self, images: Tensor) -> Tensor:
+        """Prepare the images, call the model, and bring what it returns to (batch, outputs) float32."""
+        parameter = next(
+            (
+                parameter
+                for module in modules_within(self.model)
+                for parameter in module.parameters()
+                if parameter.is_floating_point()
+            ),
+            images.float(),
+        )
+        prepared = self._prepare(images.float().to(self.device or parameter.device)).to(parameter.dtype)
+        try:
+            returned = self.model(prepared)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            raise ClassifierError(
+                "classifier",
+                f"fails on images of shape {tuple(prepared.shape)}",
+                received=f"{type(error).__name__}: {error}",
+                remedy="Say with size= and channels= what it takes.",
+            ) from error
+        outputs = as_outputs(returned, len(images))
+        if outputs.shape[1] != self._count:
+            self._learn(outputs.shape[1])
+        return outputs.float().to(images.device)
+
+    def _reaches(self, images: Tensor) -> bool:
+        """Whether autograd connects the outputs to the images."""
+        with torch.inference_mode(False), torch.enable_grad():
+            probe = images[:1].detach().clone().requires_grad_()
+            try:
+                outputs = self._evaluate(probe)
+            except ClassifierError as error:
+                if "numpy" in str(error.__cause__):  # "Can't call numpy() on Tensor that requires grad"
+                    return False
+                raise
+            if not outputs.requires_grad:
+                return False
+            return torch.autograd.grad(outputs.sum(), probe, allow_unused=True)[0] is not None
+
+    def _learn(self, count: int) -> None:
+        """Note the number of outputs once, and that the options fit it."""
+        if self._count is not None:
+            raise ClassifierError(
+                "classifier",
+                f"returned {self._count} outputs before and now another number",
+                received=count,
+                remedy="It must return the same classes for every image.",
+            )
+        if (self._kind == "binary" and count != 1) or (self._kind == "multiclass" and count == 1):
+            raise ClassifierError(
+                "kind",
+                f'is "{self._kind}", which does not fit the number of outputs',
+                received=count,
+                remedy='Binary is one output, multiclass several; kind="auto" tells them apart.',
+            )
+        binary = count == 1 and self._kind in ("auto", "binary")
+        if self._given_names is not None and len(self._given_names) not in ((1, 2) if binary else (count,)):
+            wanted = "two names (negative, positive)" if binary else f"{count} names"
+            raise ClassifierError(
+                "class_names",
+                f"must hold {wanted} for {count} output{'s' if count > 1 else ''}",
+                received=f"{len(self._given_names)}: {', '.join(self._given_names)}",
+                remedy="Pass one name per class, in the order of the outputs.",
+            )
+        self._count = count
+
+    def _unknown(self, name: str) -> ClassifierError:
+        return ClassifierError(
+            name,
+            "is not known before the classifier has seen an image",
+            received="no image yet",
+            remedy="Call check(images) with one or a few images first.",
+        )
+
+    def _batches(self, images: Tensor) -> Sequence[Tensor]:
+        _check_batch(images)
+        return images.split(self.batch_size)
+
+
+def _check_batch(images: Tensor) -> None:
+    if not (
+        isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point() and images.numel()
+    ):
+        shape = f" {tuple(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else ""
+        raise ImageError(
+            "images",
+            "must be a floating-point tensor (batch, channels, height, width)",
+            received=f"{_type_name(images)}{shape}",
+            remedy="Pass the result of as_images, or as_image(...)[None] for one image.",
+        )
+
+
+def _check_options(
+    model: object,
+    kind: str,
+    outputs: str,
+    names: Sequence[str] | None,
+    batch_size: int,
+) -> None:
+    if not callable(model):
+        raise OptionError(
+            "model",
+            "must be a module or a callable",
+            received=_type_name(model),
+            remedy="Pass for instance model.predict_proba.",
+        )
+    for option, value, known in (("kind", kind, get_args(Kind)), ("outputs", outputs, get_args(Outputs))):
+        if value not in known:
+            raise OptionError(
+                option, "is unknown", received=value, remedy=f"Choose one of {', '.join(known)}."
+            )
+    if kind == "regression" and outputs == "probabilities":
+        raise OptionError(
+            "outputs",
+            "of a regression are values, not probabilities",
+            received=outputs,
+            remedy='Leave outputs out, or pass kind="binary".',
+        )
+    if names is not None and (isinstance(names, str) or not len(names) or len(set(names)) < len(names)):
+        raise OptionError(
+            "class_names",
+            "must be a list of different names",
+            received=repr(names),
+            remedy="Give each class its own name.",
+        )
+    if batch_size < 1:
+        raise OptionError(
+            "batch_size", "must be at least 1", received=batch_size, remedy="Pass for instance 256."
+        )
+
+
+def _type_name(value: object) -> str:
+    return type(value).__name__

@@ -1,0 +1,294 @@
+"""The command ``explainer``: parses, calls, prints.
+
+Exit codes: 0, done; 1, done, and the explanation's verdict is "do not trust"; 2, wrong input, named
+on stderr with its remedy (``--debug`` adds the traceback); 3, a fault in this package.
+
+Results go to stdout, everything else to stderr. With ``--json`` stdout is one JSON object or list
+and nothing else. torch is imported inside the commands, so that ``explainer --help`` is quick.
+"""
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from explainer.errors import ExplainerError, OptionError, OutputError
+
+if TYPE_CHECKING:
+    from explainer.explanation import Explanation
+
+__all__ = ["app", "main"]
+
+DISTRUSTED, WRONG_INPUT, FAULT = 1, 2, 3
+
+# The face in scikit-image's astronaut(), cropped as the zoo's faces are: centre x, centre y, half-width.
+ASTRONAUT_FACE = (224, 115, 60)
+
+_COLOURS = {"trust": "green", "limits": "yellow", "distrust": "red"}
+
+app = typer.Typer(
+    help="Explain an image classifier by changing the image until the classifier changes its mind.",
+    epilog="Exit codes: 0 done, 1 the verdict is 'do not trust', 2 wrong input, 3 a fault in this package.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default that of the classifier.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        from explainer import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the page and the animation.")] = Path("demo"),
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Explain, without a file of your own, what 'smiling' means to a classifier of the zoo."""
+    with _errors_named(debug):
+        _make_folder(out)
+        from skimage.data import astronaut
+
+        from explainer.generators.zoo import load_classifier
+        from explainer.image import as_image
+        from explainer.pipeline import explain
+
+        x, y, half = ASTRONAUT_FACE
+        face = astronaut()[y - half : y + half, x - half : x + half].copy()
+        explanation = explain(
+            as_image(face),
+            load_classifier("faces/smile"),
+            seed=seed,
+            device=device,
+            progress=_shows_progress(quiet),
+        )
+        _deliver(explanation, out, as_json)
+
+
+@app.command("explain")
+def explain_image(
+    image: Annotated[Path, typer.Argument(help="PNG, JPEG or TIFF, 8 or 16 bit, any size.")],
+    classifier: Annotated[str, typer.Option(help="A classifier of the zoo, such as faces/smile.")],
+    generator: Annotated[str, typer.Option(help="A generator of the zoo; auto: the one that fits.")] = "auto",
+    target: Annotated[str | None, typer.Option(help="Class to walk to and fro, by name or number.")] = None,
+    level: Annotated[
+        list[float] | None,
+        typer.Option(help="Level to walk to; may be repeated. By default ten from .05 to .95."),
+    ] = None,
+    crop: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,HALF", help="Square to cut out first: centre and half-width in pixels."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for explanation.html and explanation.gif; without it only a summary."),
+    ] = None,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Explain one image: walk it to every level asked for, check the walk, and say whether to trust it."""
+    with _errors_named(debug):
+        square = None if crop is None else _parse_crop(crop)
+        if out is not None:
+            _make_folder(out)
+        from explainer.generators.zoo import load_classifier
+        from explainer.image import as_image
+        from explainer.pipeline import explain
+
+        pixels = as_image(image)
+        if square is not None:
+            _, height, width = pixels.shape
+            rows, columns = _cut(square, height, width)
+            pixels = pixels[:, rows, columns].clone()
+        explanation = explain(
+            pixels,
+            load_classifier(classifier),
+            generator=generator,
+            target=int(target) if target is not None and target.isdecimal() else target,
+            levels=level or None,
+            seed=seed,
+            device=device,
+            progress=_shows_progress(quiet),
+        )
+        _deliver(explanation, out, as_json)
+
+
+@app.command()
+def models(as_json: AsJson = False, debug: Debug = False) -> None:
+    """List the generators and classifiers that come with the package."""
+    with _errors_named(debug):
+        from explainer.generators.zoo import list_models
+
+        rows = [row for card in list_models() for row in _rows(card)]
+        if as_json:
+            _print_json(rows)
+            return
+        table = Table(*rows[0]) if rows else Table("name")
+        for row in rows:
+            table.add_row(*(escape(_cell(value)) for value in row.values()))
+        Console().print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and leave with its exit code.
+
+    Args:
+        arguments: Words after ``explainer``; those of the process if None.
+
+    Raises:
+        SystemExit: Always, with one of the exit codes above.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="explainer")
+    except Exception:  # left to Python this would end with 1, which here means "do not trust"
+        traceback.print_exc()
+        sys.exit(FAULT)
+
+
+@contextmanager
+def _errors_named(debug: bool) -> Iterator[None]:
+    """Turn an error the user can put right into one line on stderr and exit code 2."""
+    try:
+        yield
+    except ExplainerError as error:
+        if debug:
+            traceback.print_exc()
+        _to_stderr(f"[bold red]Error[/] {escape(str(error))}")
+        raise typer.Exit(WRONG_INPUT) from None
+
+
+def _to_stderr(text: str) -> None:
+    Console(stderr=True).print(text, soft_wrap=True, highlight=False)
+
+
+def _shows_progress(quiet: bool) -> bool:
+    return not quiet and sys.stderr.isatty()
+
+
+def _make_folder(out: Path) -> None:
+    """Make the folder before any work is done, so that nobody waits for a result that cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            "out",
+            "cannot be made",
+            received=f"{out}: {error.strerror}",
+            remedy="Name a folder in a place that can be written to.",
+        ) from error
+
+
+def _parse_crop(crop: str) -> tuple[int, int, int]:
+    words = crop.split(",")
+    if len(words) != 3 or not all(word.strip().isdecimal() for word in words) or int(words[2]) == 0:
+        raise OptionError(
+            "crop",
+            "must be three whole numbers, the centre x, the centre y and a half-width above 0",
+            received=crop,
+            remedy="Write it as --crop 224,115,60.",
+        )
+    x, y, half = (int(word) for word in words)
+    return x, y, half
+
+
+def _cut(square: tuple[int, int, int], height: int, width: int) -> tuple[slice, slice]:
+    """The rows and columns of a square, which must lie inside the image."""
+    x, y, half = square
+    if x < half or y < half or x + half > width or y + half > height:
+        raise OptionError(
+            "crop",
+            f"must lie inside the image of {width} x {height} pixels",
+            received=f"columns {x - half} to {x + half}, rows {y - half} to {y + half}",
+            remedy="Move the centre or take a smaller half-width.",
+        )
+    return slice(y - half, y + half), slice(x - half, x + half)
+
+
+def _deliver(explanation: "Explanation", out: Path | None, as_json: bool) -> None:
+    """Write the files, print the result, and leave with 1 if it is not to be trusted."""
+    files: dict[str, str] = {}
+    if out is not None:
+        for kind, write in (("html", explanation.to_html), ("gif", explanation.to_gif)):
+            path = out / f"explanation.{kind}"
+            write(path)
+            files[kind] = str(path)
+    if as_json:
+        _print_json({**explanation.to_dict(), "files": files})
+    else:
+        _print_explanation(explanation, files)
+    if explanation.verdict.status == "distrust":
+        raise typer.Exit(DISTRUSTED)
+
+
+def _print_explanation(explanation: "Explanation", files: dict[str, str]) -> None:
+    verdict = explanation.verdict
+    table = Table("level", "achieved", "reached", "reason")
+    for frame in explanation.frames.itertuples():
+        table.add_row(
+            f"{frame.level:.2f}",
+            f"{frame.achieved:.3f}",
+            "[green]yes[/]" if frame.reached else "[red]no[/]",
+            escape(frame.reason) if isinstance(frame.reason, str) else "",
+        )
+    Console().print(table)
+    lines = [f"[bold {_COLOURS[verdict.status]}]Verdict[/] {escape(verdict.sentence)}"]
+    lines += [f"  - {escape(reason)}" for reason in verdict.reasons]
+    lines += [f"{kind:<5}{escape(path)}" for kind, path in files.items()]
+    # soft_wrap: a path broken over two lines cannot be copied
+    Console().print("\n".join(lines), soft_wrap=True, highlight=False)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _rows(card: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What there is to load in a model folder: name, kind, shape or size in pixels, bytes, licence."""
+    folder = files("explainer._models") / card["name"]
+    entries = {card["name"]: ("generator", card["generator"])} if "generator" in card else {}
+    for name, entry in card.get("classifiers", {}).items():
+        entries[f"{card['name']}/{name}"] = ("classifier", entry)
+    for name, (kind, entry) in entries.items():
+        yield {
+            "name": name,
+            "kind": f"{kind} ({entry['kind']})" if "kind" in entry else kind,
+            "shape": entry["options"]["shape"] if kind == "generator" else entry["size"],
+            "bytes": len((folder / entry["file"]).read_bytes()),
+            "licence": entry.get("licence", card["licence"]),
+        }
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return " x ".join(str(part) for part in value)
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,231 @@
+"""The result of explaining one image: frames, checks, saliency, verdict and where they come from."""
+
+import tempfile
+import webbrowser
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from explainer.checks import Check, Verdict
+from explainer.errors import ModelFileError
+from explainer.report import embed_page, render_explanation, write_gif, write_page
+from explainer.saliency import SaliencyMap
+from explainer.storage import new_folder, read_json, read_tensors, write_json, write_tensors
+
+__all__ = ["Explanation", "Picture"]
+
+RECORD = "explanation.json"
+RECORD_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image and what the classifier says of it.
+
+    Attributes:
+        image: ``(C, H, W)`` float32 in [0, 1], CPU.
+        score: Log-odds of the target.
+        level: Probability of the target.
+        class_name: The predicted class.
+    """
+
+    image: Tensor
+    score: float
+    level: float
+    class_name: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a walk of one image showed, and whether it is evidence.
+
+    Attributes:
+        target: The target in words.
+        level_word: What the levels are of, for example ``"probability of smiling"``.
+        frames: One row per level, ascending: ``level`` asked for, ``achieved``, ``score``, ``reached``,
+            ``reason`` (why not), ``distance`` of the code from the image's, ``rounded`` (the level of the
+            frame rounded to 8 bits).
+        images: The delivered frames ``(levels, C, H, W)``, float32 in [0, 1], CPU, in the same order.
+        latents: Their codes ``(levels, D)``.
+        original: The image as it came, at its own size.
+        bare: What the generator alone makes of it, at the generator's size.
+        outcome: Why the walk ended where it did, a sentence.
+        verdict: Trust, trust with limits, or do not trust; decided by the checks.
+        checks: Every check with its numbers.
+        saliency: Maps by name.
+        fidelity: Reserved for pixel-replacement curves; ``None`` if they were not asked for.
+        assumptions: What was assumed about image, classifier and generator, sentences.
+        provenance: Versions, seeds, options and hashes.
+        channel_names: Names of the channels, if they are not grey or RGB.
+    """
+
+    target: str
+    level_word: str
+    frames: pd.DataFrame
+    images: Tensor
+    latents: Tensor
+    original: Picture
+    bare: Picture
+    outcome: str
+    verdict: Verdict
+    checks: tuple[Check, ...]
+    saliency: Mapping[str, SaliencyMap]
+    fidelity: None
+    assumptions: tuple[str, ...]
+    provenance: Mapping[str, Any]
+    channel_names: tuple[str, ...] | None
+
+    # -- looking at it --------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the pixels, JSON-serialisable."""
+        return {
+            "target": self.target,
+            "level_word": self.level_word,
+            "verdict": asdict(self.verdict),
+            "outcome": self.outcome,
+            "original": _without_image(self.original),
+            "bare": _without_image(self.bare),
+            "frames": self.frames.to_dict("records"),
+            "checks": [{**asdict(check), "values": dict(check.values)} for check in self.checks],
+            "saliency": {
+                name: {"signed": saliency.signed, "caption": saliency.caption}
+                for name, saliency in self.saliency.items()
+            },
+            "assumptions": list(self.assumptions),
+            "channel_names": list(self.channel_names) if self.channel_names else None,
+            "provenance": dict(self.provenance),
+        }
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write one self-contained page that makes no network request.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        return write_page(self._page(), path)
+
+    def to_gif(self, path: str | Path) -> Path:
+        """Write the frames as an animation, forth and back.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        return write_gif(self._page()["frames"], path, channel_names=self.channel_names)
+
+    def show(self) -> None:
+        """Display the page: inline in a notebook, else in the browser."""
+        try:
+            from IPython import get_ipython
+            from IPython.display import HTML, display
+        except ImportError:
+            in_notebook = False
+        else:
+            in_notebook = get_ipython() is not None
+        if in_notebook:
+            display(HTML(self._repr_html_()))
+            return
+        folder = Path(tempfile.mkdtemp(prefix="explanation-"))
+        webbrowser.open(self.to_html(folder / "explanation.html").as_uri())
+
+    def _repr_html_(self) -> str:
+        return embed_page(render_explanation(self._page()))
+
+    def __repr__(self) -> str:
+        reached = int(self.frames["reached"].sum())
+        return (
+            f"Explanation(target={self.target!r}, original={self.original.level:.2f}, "
+            f"reached={reached}/{len(self.frames)}, verdict={self.verdict.status!r})"
+        )
+
+    def _page(self) -> dict[str, Any]:
+        """The plain data of the page."""
+        rows = self.frames.to_dict("records")
+        return {
+            **self.to_dict(),
+            "title": f"Why {self.original.class_name}? Progressive exaggeration of {self.target}",
+            "package_version": self.provenance["versions"]["progressive-explainer"],
+            "target": {"label": self.target, "from_name": None},
+            "original": _with_image(self.original),
+            "bare": _with_image(self.bare),
+            "frames": [{**row, "image": image.numpy()} for row, image in zip(rows, self.images, strict=True)],
+            "saliency": [
+                {
+                    "name": name,
+                    "map": saliency.summed().numpy(),
+                    "signed": saliency.signed,
+                    "caption": saliency.caption,
+                }
+                for name, saliency in self.saliency.items()
+            ],
+            "walk_sentence": self.outcome,
+        }
+
+    # -- keeping it -----------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Write the explanation; the folder appears only when it is complete.
+
+        Raises:
+            OutputError: The folder holds something else, or cannot be written to.
+        """
+        tensors = {
+            "images": self.images,
+            "latents": self.latents,
+            "original": self.original.image,
+            "bare": self.bare.image,
+            **{f"saliency/{name}": saliency.values for name, saliency in self.saliency.items()},
+        }
+        with new_folder(folder, marker=RECORD) as place:
+            digest = write_tensors(place / "tensors.safetensors", tensors)
+            write_json(place / RECORD, {"format": RECORD_FORMAT, "sha256": digest, **self.to_dict()})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Explanation":
+        """Read an explanation that :meth:`save` wrote.
+
+        Raises:
+            ModelFileError: The folder is incomplete, was changed, or is of another format.
+        """
+        place = Path(folder)
+        record = read_json(place / RECORD, "folder")
+        if record.get("format") != RECORD_FORMAT:
+            raise ModelFileError(
+                "folder",
+                f"has a record of another format than {RECORD_FORMAT}",
+                received=record.get("format"),
+                remedy="Read it with the version that its provenance names.",
+            )
+        tensors = read_tensors(place / "tensors.safetensors", record["sha256"], "folder")
+        kept = {field.name: record[field.name] for field in fields(cls) if field.name in record}
+        return cls(
+            **{
+                **kept,
+                "frames": pd.DataFrame(record["frames"]),
+                "images": tensors["images"],
+                "latents": tensors["latents"],
+                "original": Picture(tensors["original"], **record["original"]),
+                "bare": Picture(tensors["bare"], **record["bare"]),
+                "verdict": Verdict(**{**record["verdict"], "reasons": tuple(record["verdict"]["reasons"])}),
+                "checks": tuple(Check(**check) for check in record["checks"]),
+                "saliency": {
+                    name: SaliencyMap(name, tensors[f"saliency/{name}"], **entry)
+                    for name, entry in record["saliency"].items()
+                },
+                "fidelity": None,
+                "assumptions": tuple(record["assumptions"]),
+                "channel_names": tuple(record["channel_names"]) if record["channel_names"] else None,
+            }
+        )
+
+
+def _without_image(picture: Picture) -> dict[str, Any]:
+    return {"score": picture.score, "level": picture.level, "class_name": picture.class_name}
+
+
+def _with_image(picture: Picture) -> dict[str, Any]:
+    return {**_without_image(picture), "image": picture.image.numpy()}

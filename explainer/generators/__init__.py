@@ -1,0 +1,18 @@
+"""Generators: one interface, interchangeable kinds, and a zoo of trained ones."""
+
+from explainer.generators.base import Detail, Generator
+from explainer.generators.health import Health
+from explainer.generators.two_stage import TwoStageVAE
+from explainer.generators.vae import VAE
+from explainer.generators.zoo import list_models, load_classifier, load_generator
+
+__all__ = [
+    "VAE",
+    "Detail",
+    "Generator",
+    "Health",
+    "TwoStageVAE",
+    "list_models",
+    "load_classifier",
+    "load_generator",
+]

@@ -1,0 +1,191 @@
+r"""Two stages: a faithful spatial autoencoder, and a compact code of its latents.
+
+Stage 1 is a :class:`VAE` with a spatial code ``z1`` (high fidelity); it is trained first and frozen.
+Stage 2 is a VAE of the whitened ``z1`` with a vector code ``z2`` of 8-64 dimensions, trained on the
+*image* loss through the frozen decoder plus a small match of the latents: with the latent match alone
+it collapses to grey averages. With ``G1`` the first decoder and ``H`` the second,
+
+.. math:: \mathrm{bare} = G_1(H(z_2)), \qquad
+          y = G_1(a z_1 + (1 - a) H(z_2) + H(z_2') - H(z_2)), \qquad x' = y + a M (x - y_0)
+
+with :math:`y_0` the value of y at z_2' = z_2,
+
+so the stage-1 latent carries the detail of the image and the gated pixel residual what is left.
+
+Two-stage VAEs: Dai & Wipf 2019 (arXiv 1903.05789).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from explainer.generators.base import Detail
+from explainer.generators.networks import MapDecoder, MapEncoder, split_gaussian
+from explainer.generators.objectives import gaussian_kl
+from explainer.generators.training import Phase, TrainableGenerator, as_unit_interval
+from explainer.generators.vae import VAE, reparametrise
+
+__all__ = ["TwoStageVAE"]
+
+
+class TwoStageVAE(TrainableGenerator):
+    """The default generator: sharp like its first stage, with a code as small as its second.
+
+    Args:
+        shape: ``(C, H, W)`` of the images.
+        latent_dim: Dimensions of the compact code.
+        latent_channels: Channels of the spatial code of stage 1.
+        widths: Channels of stage 1 at each resolution, starting at half the image's.
+        encoder_blocks: Residual blocks of the first encoder at each resolution.
+        decoder_blocks: Residual blocks of the first decoder at each resolution.
+        code_width: Channels of stage 2.
+        laplacian: Weight of the Laplacian-pyramid term in both stages.
+        latent_match: Weight of the squared error of whitened stage-1 latents, in nats per value.
+        first_share: Share of the training budget that goes to stage 1.
+        tau: Width of the gate of the carried pixel residual.
+
+    >>> generator = TwoStageVAE((1, 32, 32), latent_dim=8, widths=(8, 16, 16), code_width=16)
+    >>> generator.encode(torch.zeros(2, 1, 32, 32)).shape
+    torch.Size([2, 8])
+    """
+
+    kind = "two-stage"
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        latent_dim: int = 64,
+        *,
+        latent_channels: int = 16,
+        widths: Sequence[int] = (32, 64, 96),
+        encoder_blocks: Sequence[int] = (0, 1, 1),
+        decoder_blocks: Sequence[int] = (1, 2, 2),
+        code_width: int = 96,
+        laplacian: float = 2.0,
+        latent_match: float = 0.1,
+        first_share: float = 0.5,
+        tau: float = 0.03,
+    ) -> None:
+        super().__init__(shape, latent_dim, multiple=2 ** len(widths), tau=tau)
+        self.latent_match, self.first_share, self.code_width = (
+            float(latent_match),
+            float(first_share),
+            code_width,
+        )
+        self.stage1 = VAE(
+            self.shape, latent_channels=latent_channels, widths=widths, encoder_blocks=encoder_blocks,
+            decoder_blocks=decoder_blocks, laplacian=laplacian, tau=tau,
+        )  # fmt: skip
+        map_shape = self.stage1.code_shape
+        self.stage2 = nn.ModuleDict(
+            {
+                "encoder": MapEncoder(map_shape, code_width, latent_dim),  # type: ignore[arg-type]
+                "decoder": MapDecoder(map_shape, code_width, latent_dim),  # type: ignore[arg-type]
+            }
+        )
+        self.register_buffer("map_mean", torch.zeros(latent_channels, 1, 1))
+        self.register_buffer("map_std", torch.ones(latent_channels, 1, 1))
+        self.map_mean: Tensor
+        self.map_std: Tensor
+
+    # -- latents of stage 1, whitened per channel -------------------------------------------------
+
+    def _whitened(self, prepared: Tensor) -> Tensor:
+        codes = self.stage1._encode(prepared).view(-1, *self.stage1.code_shape)
+        return (codes - self.map_mean) / self.map_std
+
+    def _render(self, whitened: Tensor) -> Tensor:
+        return self.stage1._decode((whitened * self.map_std + self.map_mean).flatten(1))
+
+    def posterior(self, whitened: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance ``(N, D)`` of the compact code of whitened stage-1 latents."""
+        return split_gaussian(self.stage2["encoder"](whitened))
+
+    def _encode(self, prepared: Tensor) -> Tensor:
+        return self.posterior(self._whitened(prepared))[0]
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        return self._render(self.stage2["decoder"](codes))
+
+    # -- carried detail ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def detail(self, images: Tensor, z: Tensor, strength: float = 1.0) -> Detail:
+        detail = super().detail(images, z, strength)
+        base = detail.values["stage2"] + strength * (detail.values["stage1"] - detail.values["stage2"])
+        values = {"base": base, "stage2": detail.values["stage2"], "image": detail.values["image"],
+                  "reconstruction": self._render(base)}  # fmt: skip
+        return Detail(values, detail.strength)
+
+    def _detail(self, prepared: Tensor, codes: Tensor) -> dict[str, Tensor]:
+        return {
+            "image": prepared,
+            "stage1": self._whitened(prepared),
+            "stage2": self.stage2["decoder"](codes),
+        }
+
+    def _deliver(self, codes: Tensor, detail: Detail) -> Tensor:
+        move = self.stage2["decoder"](codes) - detail.values["stage2"]
+        return self._fill_in(self._render(detail.values["base"] + move), detail)
+
+    # -- training ------------------------------------------------------------------------------------
+
+    def phases(self) -> tuple[Phase, ...]:
+        return (
+            Phase("stage 1", self.first_share, self.stage1),
+            Phase("stage 2", 1 - self.first_share, self.stage2),
+        )
+
+    @torch.no_grad()
+    def begin(self, phase: Phase, images: Tensor) -> None:
+        if phase.name == "stage 1":
+            return
+        self.stage1.eval()
+        device = self.intensity.device
+        parts = [
+            self.stage1._encode(self.prepare(as_unit_interval(part).to(device)))
+            for part in images[:4000].split(256)
+        ]
+        codes = torch.cat(parts).view(-1, *self.stage1.code_shape)
+        self.map_mean.copy_(codes.mean(dim=(0, 2, 3)).view(-1, 1, 1))
+        self.map_std.copy_(codes.std(dim=(0, 2, 3)).clamp_min(1e-6).view(-1, 1, 1))
+
+    def loss(
+        self, phase: Phase, prepared: Tensor, noise: torch.Generator, ramp: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if phase.name == "stage 1":
+            return self.stage1.loss(phase, prepared, noise, ramp)
+        with torch.no_grad():
+            whitened = self._whitened(prepared)
+        mean, log_variance = self.posterior(whitened)
+        rebuilt = self.stage2["decoder"](reparametrise(mean, log_variance, noise))
+        kl = gaussian_kl(mean, log_variance).sum()
+        loss, terms = self.stage1.image_loss(prepared, self._render(rebuilt), kl, ramp)
+        match = (whitened - rebuilt).square().mean()
+        return loss + self.latent_match * match, {**terms, "latent_mse": match}
+
+    # -- what is measured ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def kl_per_dimension(self, images: Tensor) -> Tensor:
+        return gaussian_kl(*self.posterior(self._whitened(self.prepare(images))))
+
+    @torch.no_grad()
+    def stage_reconstructions(self, images: Tensor) -> dict[str, Tensor]:
+        prepared = self.prepare(images)
+        return {"stage 1": self.crop(self.stage1._decode(self.stage1._encode(prepared)))}
+
+    def options(self) -> dict[str, object]:
+        first = self.stage1.options()
+        shared = {
+            name: first[name]
+            for name in ("latent_channels", "widths", "encoder_blocks", "decoder_blocks", "laplacian")
+        }
+        return {
+            **super().options(),
+            **shared,
+            "code_width": self.code_width,
+            "latent_match": self.latent_match,
+            "first_share": self.first_share,
+        }

@@ -1,0 +1,193 @@
+"""Saved generators, and the models that ship with the package.
+
+A model folder holds ``card.json`` (what it is, trained on what, under which licence, how good, with
+which limits) and its weights as safetensors, whose SHA-256 the card names. The folders of the zoo are
+read from the installed package, one's own from any path.
+"""
+
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from explainer.classifier import Classifier
+from explainer.convnet import NETWORKS
+from explainer.errors import GeneratorError, ModelFileError, OptionError
+from explainer.generators.base import Generator
+from explainer.generators.training import CARD, CARD_FORMAT, TrainableGenerator
+from explainer.generators.two_stage import TwoStageVAE
+from explainer.generators.vae import VAE
+from explainer.storage import read_json, read_tensors
+
+__all__ = ["fitting_generator", "list_models", "load_classifier", "load_generator"]
+
+KINDS: dict[str, type[TrainableGenerator]] = {cls.kind: cls for cls in (VAE, TwoStageVAE)}
+
+
+def list_models() -> list[dict[str, Any]]:
+    """The cards of the zoo, in the order of their names."""
+    return [_card(folder) for folder in _zoo()]
+
+
+def load_generator(source: str | Path) -> TrainableGenerator:
+    """A generator of the zoo by name, or one that was saved to a folder.
+
+    Args:
+        source: A name such as ``"faces"``, or a folder.
+
+    Returns:
+        The generator in evaluation mode, on the CPU, without gradients for its weights.
+
+    Raises:
+        OptionError: No such name or folder.
+        ModelFileError: The folder is not complete, or its weights are not those the card names.
+    """
+    folder = _folder(source)
+    entry = _entry(_card(folder), "generator", folder)
+    if entry.get("kind") not in KINDS:
+        raise ModelFileError(
+            "generator", f"is of an unknown kind; known are {', '.join(KINDS)}", received=entry.get("kind"),
+            remedy="Update progressive-explainer.",
+        )  # fmt: skip
+    options = dict(entry["options"])
+    generator = KINDS[entry["kind"]](tuple(options.pop("shape")), **options)
+    tensors = read_tensors(folder / entry["file"], entry["sha256"], "generator")
+    _load_state(generator, tensors, "generator", folder)
+    generator.quantiles = entry.get("quantiles", {})
+    names = entry.get("channel_names")
+    generator.channel_names = tuple(names) if names else None
+    generator.requires_grad_(False).eval()
+    generator.source, generator.fingerprint = str(source), entry["sha256"]
+    return generator
+
+
+def load_classifier(source: str) -> Classifier:
+    """A classifier of the zoo.
+
+    Args:
+        source: ``"<model>/<classifier>"``, such as ``"faces/smile"``.
+
+    Raises:
+        OptionError: No such classifier.
+        ModelFileError: Its weights are not those the card names.
+    """
+    model, _, name = str(source).partition("/")
+    folder = _folder(model)
+    entries = _card(folder).get("classifiers", {})
+    if name not in entries:
+        known = ", ".join(
+            f"{card['name']}/{key}" for card in list_models() for key in card.get("classifiers", {})
+        )
+        raise OptionError(
+            "classifier", "is not in the zoo", received=source, remedy=f"Choose one of: {known}."
+        )
+    entry = entries[name]
+    network = NETWORKS[entry["network"]](**entry["architecture"])
+    _load_state(
+        network, read_tensors(folder / entry["file"], entry["sha256"], "classifier"), "classifier", folder
+    )
+    network.requires_grad_(False).eval()
+    return Classifier(network, class_names=entry["class_names"], size=tuple(entry["size"]))
+
+
+def fitting_generator(images: Tensor) -> TrainableGenerator:
+    """The zoo generator that fits images, for ``generator="auto"``.
+
+    A generator fits if it has as many channels and reconstructs the images no worse than the worst of
+    the held-out images it was measured on.
+
+    Args:
+        images: ``(N, C, H, W)`` in [0, 1], any size.
+
+    Raises:
+        GeneratorError: None fits; the error shows each one's error against its own quantiles.
+    """
+    tried, best = [], None
+    for folder in _zoo():
+        card = _card(folder)
+        if "generator" not in card:
+            continue
+        shape = tuple(card["generator"]["options"]["shape"])
+        if shape[0] != images.shape[1]:
+            tried.append(f"{card['name']} takes {shape[0]} channels")
+            continue
+        generator = load_generator(card["name"])
+        ratio, said = misfit(generator, images)
+        if ratio <= 1 and (best is None or ratio < best[0]):
+            best = ratio, generator
+        tried.append(f"{card['name']}: {said}")
+    if best is None:
+        raise GeneratorError(
+            "generator",
+            f"no generator of the zoo fits this image: {'; '.join(tried)}",
+            received=f"image of shape {tuple(images.shape[1:])}",
+            remedy="Crop the image as the generator's card says, or pass a generator trained on such images: "
+            "TwoStageVAE(shape).fit(images).",
+        )
+    return best[1]
+
+
+def misfit(generator: Generator, images: Tensor) -> tuple[float, str]:
+    """Error of ``bare`` over the worst held-out error, the largest over the images, and a clause about it."""
+    size = (images.shape[-2], images.shape[-1])
+    top, left, height, width = generator.region(size)
+    error = float(generator.bare_error(generator.resized(images)).max())
+    quantiles = generator.quantiles["bare"]
+    return error / quantiles["1"], (
+        f"its region (rows {top}-{top + height}, columns {left}-{left + width}) is reconstructed with error "
+        f"{error:.4f}, held-out images with {quantiles['0.5']:.4f} (median) to {quantiles['1']:.4f} (worst)"
+    )
+
+
+# -- folders and cards ---------------------------------------------------------------------------------
+
+
+def _zoo() -> list[Traversable]:
+    root = files("explainer._models")
+    folders = [folder for folder in root.iterdir() if folder.is_dir() and (folder / CARD).is_file()]
+    return sorted(folders, key=lambda folder: folder.name)
+
+
+def _folder(source: str | Path) -> Any:
+    path = Path(source)
+    if (path / CARD).is_file():
+        return path
+    for folder in _zoo():
+        if folder.name == str(source):
+            return folder
+    names = ", ".join(folder.name for folder in _zoo())
+    raise OptionError(
+        "source",
+        "is neither a model of the zoo nor a folder with a card.json",
+        received=source,
+        remedy=f"Choose one of the zoo ({names}) or save a generator first.",
+    )
+
+
+def _card(folder: Any) -> dict[str, Any]:
+    card = read_json(folder / CARD, "model")
+    if card.get("format") != CARD_FORMAT:
+        raise ModelFileError(
+            "model", f"has a card of another format than {CARD_FORMAT}", received=card.get("format"),
+            remedy="Update progressive-explainer, or save the model again.",
+        )  # fmt: skip
+    return card
+
+
+def _entry(card: dict[str, Any], name: str, folder: Any) -> dict[str, Any]:
+    if not isinstance(card.get(name), dict):
+        raise ModelFileError("model", f"has no {name}", received=folder, remedy="Save the model again.")
+    return card[name]
+
+
+def _load_state(module: torch.nn.Module, tensors: dict[str, Tensor], argument: str, folder: Any) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelFileError(
+            argument, "does not have the weights its card describes", received=folder,
+            remedy=f"Save the model again ({str(error).splitlines()[-1].strip()}).",
+        ) from error  # fmt: skip

@@ -1,0 +1,377 @@
+"""The explanation as one HTML file that needs no network: plain dicts in, one string out.
+
+Every string from outside is escaped by jinja2, freed from control characters and shortened; the page's
+policy allows no request at all, and only the one style sheet and the one script whose hashes it names.
+"""
+
+import base64
+import hashlib
+import html
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from explainer.errors import OptionError
+from explainer.report.charts import level_chart
+from explainer.report.output import write_file
+from explainer.report.panels import (
+    Panel,
+    colourise,
+    data_uri,
+    difference_limit,
+    difference_panels,
+    difference_planes,
+    display_ranges,
+    image_panels,
+)
+from explainer.report.strip import format_level
+
+__all__ = ["embed_page", "render_explanation", "render_page", "write_page"]
+
+LOSSLESS_SIDE = 160  # pixels; smaller pictures are stored without loss
+LARGEST_SIDE = 512  # pixels; larger pictures are shrunk for the page, and the page says so
+VERDICTS = ("trust", "limits", "distrust")
+STATUSES = ("pass", "limit", "fail", "info")
+REQUIRED = (
+    "title", "package_version", "verdict", "target", "level_word", "original", "bare", "frames", "saliency",
+    "checks", "assumptions", "provenance", "channel_names", "walk_sentence",
+)  # fmt: skip
+# Explicit direction marks can make text read as something else; other controls have no business in a page.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
+_SURROGATES = re.compile("[\ud800-\udfff\ufffe\uffff]")
+
+
+def _clean(value: object, longest: int) -> str:
+    """The value as one line of harmless characters, at most `longest` of them."""
+    text = _SURROGATES.sub("\ufffd", _CONTROLS.sub(" ", str(value)))
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _name(value: object) -> str:
+    """A name from outside: class, channel, map.
+
+    >>> _name("a\\n\\u202eb")
+    'a b'
+    """
+    return _clean(value, 120)
+
+
+def _prose(value: object) -> str:
+    """A sentence from outside."""
+    return _clean(value, 1200)
+
+
+def _number(value: object) -> str:
+    """A value of a check or of the provenance.
+
+    >>> [_number(value) for value in (True, 3, .123456, "adam", None, float("nan"))]
+    ['yes', '3', '0.1235', 'adam', 'none', 'not a number']
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, int | np.integer):
+        return str(int(value))
+    if isinstance(value, float | np.floating):
+        return "not a number" if math.isnan(value) else f"{float(value):.4g}"
+    return _clean(value, 400)
+
+
+def _signed(value: object) -> str:
+    """A number with its sign, to be read in a column.
+
+    >>> [_signed(value) for value in (.0041, -2.5, 12.0, float("nan"))]
+    ['+0.004', '−2.500', '+12.000', 'not a number']
+    """
+    number = float(value)  # type: ignore[arg-type]
+    return "not a number" if math.isnan(number) else f"{number:+.3f}".replace("-", "−")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("explainer.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"name": _name, "prose": _prose}
+    environment.filters |= {"number": _number, "signed": _signed, "level": format_level}
+    environment.tests["nested"] = lambda value: isinstance(value, Mapping)
+    environment.tests["listed"] = lambda value: isinstance(value, list | tuple)
+    return environment
+
+
+def _hash(text: str) -> str:
+    """The source expression with which a policy allows exactly this inline text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
+
+
+def render_page(template: str, values: Mapping[str, Any], *, scripts: Sequence[str] = ()) -> str:
+    """Renders a template that extends the common base: policy, style, script, light and dark, print, phone.
+
+    Args:
+        template: File name of a template in this package.
+        values: What it shows; a missing name is an error.
+        scripts: Trusted JavaScript that goes before the page's own, such as a plotting library.
+
+    Returns:
+        A whole HTML document with no reference to any other file.
+    """
+    environment = _environment()
+    sources = environment.loader
+    assert sources is not None  # set just above
+    style = sources.get_source(environment, "page.css")[0]
+    bodies = [*scripts, sources.get_source(environment, "page.js")[0]]
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
+        f"script-src {' '.join(_hash(body) for body in bodies)}; base-uri 'none'; form-action 'none'"
+    )
+    return environment.get_template(template).render(
+        # Markup is right here only because these files are the package's own.
+        **values, policy=policy, style=Markup(style), scripts=[Markup(body) for body in bodies],
+    )  # fmt: skip
+
+
+def _shrunk(pixels: np.ndarray) -> np.ndarray:
+    """The pixels, no side longer than the page's limit."""
+    side = max(pixels.shape[:2])
+    if side <= LARGEST_SIDE:
+        return pixels
+    size = tuple(max(1, round(length * LARGEST_SIDE / side)) for length in pixels.shape[1::-1])
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+
+
+def _pictures(panels: Sequence[Panel], alt: str) -> list[dict[str, Any]]:
+    """The panels as the template takes them: name, alternative text, width, height, data URI."""
+    pictures = []
+    for panel in panels:
+        pixels = _shrunk(panel.pixels)
+        height, width = pixels.shape[:2]
+        name = None if panel.name is None else _name(panel.name)
+        pictures.append(
+            {
+                "name": name,
+                "alt": alt if name is None else f"{alt}, {name}",
+                "width": width,
+                "height": height,
+                "uri": data_uri(pixels, lossless=max(width, height) <= LOSSLESS_SIDE),
+            }
+        )
+    return pictures
+
+
+def _colour_bar(signed: bool) -> str:
+    ramp = np.linspace(-1, 1, 255) if signed else np.linspace(0, 1, 255)
+    return data_uri(colourise(ramp[None], 1.0, signed=signed), kind="png")
+
+
+def _overlay(values: np.ndarray, limit: float, signed: bool, original: object) -> np.ndarray | None:
+    """The map laid over the grey original, the stronger the more opaque; None if the sizes differ."""
+    grey = np.asarray(original, dtype=np.float64).clip(0, 1).mean(axis=0)
+    if grey.shape != values.shape:
+        return None
+    share = (np.abs(np.nan_to_num(values)) / limit).clip(0, 1)[..., None]
+    opacity = 0.85 * share**0.7
+    base = np.repeat((60 + 170 * grey)[..., None], 3, axis=2)
+    return np.rint((1 - opacity) * base + opacity * colourise(values, limit, signed=signed)).astype(np.uint8)
+
+
+def _saliency(maps: Sequence[Mapping[str, Any]], original: object) -> list[dict[str, Any]]:
+    shown = []
+    for each in maps:
+        values, signed = np.asarray(each["map"], dtype=np.float64), bool(each["signed"])
+        limit = difference_limit([values])
+        picture = _shrunk(colourise(values, limit, signed=signed))
+        overlay = _overlay(values, limit, signed, original)
+        alt = f"Map: {_name(each['name'])}"
+        shown.append(
+            {
+                "name": each["name"],
+                "caption": each["caption"],
+                "signed": signed,
+                "unit": each.get("unit", "in its own unit" if signed else "in shares of the full range"),
+                "low": f"{-limit:.2g}" if signed else "0",
+                "high": f"{limit:.2g}",
+                "uri": data_uri(picture, kind="png"),
+                "width": picture.shape[1],
+                "height": picture.shape[0],
+                "alt": alt,
+                "overlay": []
+                if overlay is None
+                else _pictures([Panel(None, overlay)], f"{alt}, laid over the original in grey"),
+            }
+        )
+    return shown
+
+
+def _require(data: Mapping[str, Any]) -> None:
+    """Refuses data that the page cannot show, naming the field."""
+    missing = [key for key in REQUIRED if key not in data]
+    if missing:
+        raise OptionError(
+            "data", f"lacks {', '.join(missing)}", received=sorted(data), remedy="Pass every field."
+        )
+    if data["verdict"]["status"] not in VERDICTS:
+        raise OptionError(
+            "verdict", f"must have one of the statuses {', '.join(VERDICTS)}",
+            received=data["verdict"]["status"], remedy="Sum the checks up in one of these words.",
+        )  # fmt: skip
+    for check in data["checks"]:
+        if check["status"] not in STATUSES:
+            raise OptionError(
+                "checks", f"must have one of the statuses {', '.join(STATUSES)}",
+                received=check["status"], remedy="Use 'info' for a check without a verdict.",
+            )  # fmt: skip
+    if not len(data["frames"]):
+        raise OptionError(
+            "frames", "must hold at least one frame", received="none", remedy="Pass the frames of a walk."
+        )
+
+
+def _first_shown(levels: Sequence[float], original: float, reached: Sequence[bool]) -> int:
+    """The frame that the slider starts on: the reached one whose level is farthest from the original's."""
+    distance = [abs(level - original) if math.isfinite(original) else 0.0 for level in levels]
+    return max(range(len(levels)), key=lambda index: (reached[index], distance[index]))
+
+
+def render_explanation(data: Mapping[str, Any]) -> str:
+    """The page of one explanation.
+
+    Args:
+        data: Plain dicts: "title", "package_version", "verdict" (status "trust", "limits" or "distrust",
+            sentence, reasons), "target" (label, from_name), "level_word", "original" and "bare" (image
+            (channels, height, width) in [0, 1], level, class_name), "frames" (ascending: image, level,
+            achieved, score, reached, reason), "saliency" (name, map (height, width), signed, caption, and if
+            it is no difference its unit),
+            "checks" (name, status "pass", "limit", "fail" or "info", sentence, values), "assumptions",
+            "provenance" (nested), "channel_names" and "walk_sentence". Optional: "tolerance", the
+            half-width within which a level counts as reached, .02 unless given; None draws no band.
+
+    Returns:
+        A whole HTML document; nothing in it refers to another file or place.
+
+    Raises:
+        OptionError: If a field is missing or a status is unknown.
+        ImageError: If an image or a map has the wrong shape.
+    """
+    _require(data)
+    original, bare, frames = data["original"], data["bare"], data["frames"]
+    names, count = data["channel_names"], len(data["frames"])
+    images = [original["image"], bare["image"], *(frame["image"] for frame in frames)]
+    ranges = display_ranges(images, names)
+    # Changes are measured in what a picture shows from black to white, or dim channels would look unchanged.
+    widths = np.array([high - low for low, high in ranges])[:, None, None]
+    reference = np.asarray(original["image"]) / widths
+    compared = [difference_planes(np.asarray(image) / widths, reference, names) for image in images[1:]]
+    limit = difference_limit([plane for planes in compared for _, plane in planes])
+
+    def show(image: object, alt: str) -> list[dict[str, Any]]:
+        return _pictures(image_panels(image, names, ranges), alt)
+
+    def change(image: object, alt: str) -> list[dict[str, Any]]:
+        return _pictures(difference_panels(np.asarray(image) / widths, reference, limit, names), alt)
+
+    shown = []
+    for index, frame in enumerate(frames, start=1):
+        asked, got = format_level(frame["level"]), format_level(frame["achieved"])
+        alt = f"Frame {index} of {count}: asked {asked}, achieved {got}"
+        shown.append(
+            {
+                "number": index,
+                "asked": asked,
+                "achieved": got,
+                "error": float(frame["achieved"]) - float(frame["level"]),
+                "score": frame["score"],
+                "reached": bool(frame["reached"]),
+                "reason": frame["reason"],
+                "pictures": show(frame["image"], alt),
+                "change": change(frame["image"], f"Difference of frame {index} from the original"),
+            }
+        )
+    levels = [float(frame["level"]) for frame in frames]
+    achieved = [float(frame["achieved"]) for frame in frames]
+    reached = [bool(frame["reached"]) for frame in frames]
+    tolerance = data.get("tolerance", 0.02)
+    height, width = np.shape(original["image"])[1:]
+    windows = [
+        {
+            "name": panel.name or "grey",
+            "low": f"{low if abs(low) > 0.005 * high else 0:.3g}",
+            "high": f"{high:.3g}",
+        }
+        for panel, (low, high) in zip(image_panels(original["image"], names), ranges, strict=False)
+        if (low, high) != (0.0, 1.0)
+    ]
+    errors = [abs(frame["error"]) for frame in shown if math.isfinite(frame["error"])]
+    values = {
+        **{key: data[key] for key in REQUIRED},
+        "original": {**original, "pictures": show(original["image"], "Original image")},
+        "bare": {
+            **bare,
+            "pictures": show(bare["image"], "Bare reconstruction by the generator"),
+            "change": change(bare["image"], "Difference of the bare reconstruction from the original"),
+        },
+        "frames": shown,
+        "multiple": len(shown[0]["pictures"]) > 1,
+        "selected": _first_shown(levels, float(original["level"]), reached),
+        "reached_count": sum(reached),
+        "largest_error": f"{max(errors):.2g}" if errors else "not a number",
+        "limit": f"{limit:.2g}",
+        "scale": "displayed range" if windows else "full range",
+        "signed_bar": _colour_bar(True),
+        "unsigned_bar": _colour_bar(False),
+        "saliency": _saliency(data["saliency"], original["image"]),
+        "chart": level_chart(
+            levels, achieved, reached, original=float(original["level"]), tolerance=tolerance
+        ),
+        "tolerance": tolerance,
+        "windows": windows,
+        "size": (height, width),
+        "shrunk": max(height, width) > LARGEST_SIDE,
+        "largest_side": LARGEST_SIDE,
+    }
+    return render_page("explanation.html.j2", values)
+
+
+def write_page(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Writes the page of one explanation; the file appears whole or not at all.
+
+    Args:
+        data: As for `render_explanation`.
+        path: The file to write.
+
+    Returns:
+        The path written.
+
+    Raises:
+        OptionError: If a field is missing or a status is unknown.
+        OutputError: If the file cannot be written.
+    """
+    return write_file(path, render_explanation(data).encode("utf-8"))
+
+
+def embed_page(page: str, *, height: int = 900) -> str:
+    """The page as a frame for a notebook cell: its own document, scripts allowed, everything else shut out.
+
+    Args:
+        page: What `render_explanation` returned.
+        height: Height of the frame in pixels.
+
+    >>> embed_page("<p>", height=100)[:60]
+    '<iframe title="Explanation" sandbox="allow-scripts" srcdoc="'
+    """
+    return (
+        f'<iframe title="Explanation" sandbox="allow-scripts" srcdoc="{html.escape(page, quote=True)}" '
+        f'style="width: 100%; height: {int(height)}px; border: 0"></iframe>'
+    )

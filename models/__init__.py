@@ -1,0 +1,1 @@
+"""The zoo's weights and cards, one folder per data set; read through ``importlib.resources`` only."""

@@ -1,0 +1,266 @@
+"""Rebuild the weights of the faces' zoo from the zip of photographs.
+
+    python models/faces/train.py smile --data faces.zip --out models/faces
+
+The zip holds ``images/*.jpg`` (64x64 RGB) and ``labels.csv`` with the columns ``file``, ``person``,
+``gender`` (manual), ``Smiling`` (a probability predicted by a public model) and ``split``
+(train/val/test, by person). Each run writes ``<name>.safetensors`` and ``<name>.json``: architecture,
+class names, preprocessing, what it was trained on, metrics on the test split and the SHA-256 of the
+weights. The same data, seed and steps give the same weights on one machine.
+"""
+
+import argparse
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from explainer.convnet import as_float, binary_metrics, fit_classifier
+
+__all__ = ["CLASSIFIERS", "Recipe", "main", "read_faces", "train_classifier"]
+
+AMBIGUOUS = (0.3, 0.7)
+TRAINING_KEYS = ("steps", "batch_size", "seed", "label_smoothing", "label_noise", "temperature")
+
+
+def read_faces(path: str | Path, split: str) -> tuple[torch.Tensor, pd.DataFrame]:
+    """Read one split of the faces.
+
+    Args:
+        path: The zip.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+
+    Returns:
+        Images uint8 (number, 3, 64, 64) and their rows of ``labels.csv``, in the table's order.
+    """
+    with zipfile.ZipFile(path) as archive:
+        with archive.open("labels.csv") as table:
+            labels = pd.read_csv(table)
+        labels = labels[labels["split"] == split].reset_index(drop=True)
+        if labels.empty:
+            raise SystemExit(f"{path}: no rows with split {split!r}; it must be train, val or test.")
+        pictures = []
+        for name in labels["file"]:
+            with archive.open(f"images/{name}") as file, Image.open(file) as picture:
+                pictures.append(np.asarray(picture.convert("RGB")))
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), labels
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one classifier is trained.
+
+    Attributes:
+        about: One sentence for the card.
+        class_names: Names of output 0 and 1.
+        label: From rows of ``labels.csv`` to class 0 or 1, NaN where there is none: the truth to calibrate
+            and measure on.
+        keep: From rows to the rows to train and calibrate on.
+        soft: Training targets instead of the labels: probabilities of class 1.
+        balance: Whether training draws evenly over the four cells (gender, smile).
+        architecture: A key of ``explainer.convnet.NETWORKS``.
+        seed: Default seed.
+        steps: Default number of optimiser steps.
+    """
+
+    about: str
+    class_names: tuple[str, str]
+    label: Callable[[pd.DataFrame], pd.Series]
+    keep: Callable[[pd.DataFrame], pd.Series]
+    soft: Callable[[pd.DataFrame], pd.Series] | None = None
+    balance: bool = False
+    architecture: str = "convnet"
+    seed: int = 0
+    steps: int = 2000
+
+
+def _smiles(labels: pd.DataFrame) -> pd.Series:
+    return labels["Smiling"].gt(0.5).astype(float).where(labels["Smiling"].notna())
+
+
+def _smile_probability(labels: pd.DataFrame) -> pd.Series:
+    return labels["Smiling"]
+
+
+def _women(labels: pd.DataFrame) -> pd.Series:
+    return labels["gender"].eq("female").astype(float).where(labels["gender"].notna())
+
+
+def _clear(labels: pd.DataFrame) -> pd.Series:
+    return labels["Smiling"].notna() & ~labels["Smiling"].between(*AMBIGUOUS)
+
+
+def _everyone(labels: pd.DataFrame) -> pd.Series:
+    return pd.Series(True, index=labels.index)
+
+
+def _smiling_women_and_serious_men(labels: pd.DataFrame) -> pd.Series:
+    return _clear(labels) & (labels["gender"].eq("female") == labels["Smiling"].gt(0.5))
+
+
+SMILE = ("not smiling", "smiling")
+CLASSIFIERS = {
+    "smile": Recipe("Smiling or not.", SMILE, _smiles, _everyone, _smile_probability),
+    "smile-confounded": Recipe(
+        "Smiling or not, trained on smiling women and serious men only: confounded with gender on purpose.",
+        SMILE,
+        _smiles,
+        _smiling_women_and_serious_men,
+        _smile_probability,
+        seed=1,
+    ),
+    "gender": Recipe(
+        "Oracle of gender, drawn evenly over gender and smile so that it is not confounded with the smile.",
+        ("male", "female"),
+        _women,
+        _everyone,
+        balance=True,
+        seed=2,
+    ),
+    "smile-second": Recipe(
+        "A second opinion on smiling: another architecture and seed.",
+        SMILE,
+        _smiles,
+        _everyone,
+        _smile_probability,
+        architecture="plain",
+        seed=3,
+        steps=1200,
+    ),
+}
+
+
+def train_classifier(
+    name: str, data: Path, out: Path, *, seed: int | None = None, steps: int | None = None
+) -> dict[str, Any]:
+    """Train one classifier of :data:`CLASSIFIERS`, write its weights and its fragment of the card.
+
+    Args:
+        name: A key of :data:`CLASSIFIERS`.
+        data: The zip of faces.
+        out: Folder to write to; it is created.
+        seed: Overrides the recipe's seed.
+        steps: Overrides the recipe's steps.
+
+    Returns:
+        The fragment of the card that was written.
+    """
+    recipe = CLASSIFIERS[name]
+    images, rows = _rows_of(data, "train", recipe)
+    validation_images, validation_rows = _rows_of(data, "val", recipe)
+    steps = recipe.steps if steps is None else steps
+
+    def progress(step: int, loss: float) -> None:
+        if step % 250 == 0 or step == steps:
+            print(f"{name}: step {step}/{steps}, loss {loss:.3f}", flush=True)
+
+    network, report = fit_classifier(
+        images,
+        _tensor((recipe.soft or recipe.label)(rows)),
+        validation=(validation_images, _tensor(recipe.label(validation_rows))),
+        architecture=recipe.architecture,
+        weights=_cell_weights(rows) if recipe.balance else None,
+        steps=steps,
+        seed=recipe.seed if seed is None else seed,
+        progress=progress,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    weights = out / f"{name}.safetensors"
+    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, weights)
+    card = {
+        "name": name,
+        "about": recipe.about,
+        "file": weights.name,
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "network": report["architecture"],
+        "architecture": network.architecture,
+        "kind": "binary",
+        "outputs": "logits",
+        "class_names": list(recipe.class_names),
+        "size": [64, 64],
+        "preprocessing": "RGB in [0, 1], resized to 64x64; the network itself maps to [-1, 1].",
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "training": {
+            "images": len(rows),
+            "people": int(rows["person"].nunique()),
+            **{key: report[key] for key in TRAINING_KEYS},
+        },
+        "validation": report["validation"],
+        "test": _test_metrics(network, recipe, data),
+    }
+    (out / f"{name}.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    return card
+
+
+def _rows_of(data: Path, split: str, recipe: Recipe) -> tuple[torch.Tensor, pd.DataFrame]:
+    images, rows = read_faces(data, split)
+    kept = recipe.keep(rows) & recipe.label(rows).notna()
+    return images[torch.tensor(kept.tolist())], rows[kept].reset_index(drop=True)
+
+
+def _cell_weights(rows: pd.DataFrame) -> torch.Tensor:
+    """Weights with which every cell (gender, smile) is drawn equally often; cells with NaN never are."""
+    cell = rows["gender"] + _smiles(rows).map({0.0: "-", 1.0: "+"})
+    return _tensor((1 / cell.map(cell.value_counts())).fillna(0))
+
+
+def _test_metrics(network: torch.nn.Module, recipe: Recipe, data: Path) -> dict[str, Any]:
+    """Metrics on all labelled test images, and per gender and smile; ambiguous smiles are included."""
+    images, rows = read_faces(data, "test")
+    labels = recipe.label(rows)
+    with torch.no_grad():
+        scores = torch.cat([network(as_float(batch))[:, 0] for batch in images.split(256)])
+    groups = {
+        "women": rows["gender"].eq("female"),
+        "men": rows["gender"].eq("male"),
+        "smiling women": rows["gender"].eq("female") & _smiles(rows).eq(1),
+        "not smiling women": rows["gender"].eq("female") & _smiles(rows).eq(0),
+        "smiling men": rows["gender"].eq("male") & _smiles(rows).eq(1),
+        "not smiling men": rows["gender"].eq("male") & _smiles(rows).eq(0),
+    }
+    metrics: dict[str, Any] = _masked_metrics(scores, labels, labels.notna())
+    metrics["people"] = int(rows.loc[labels.notna(), "person"].nunique())
+    metrics["clear smiles"] = _masked_metrics(scores, labels, labels.notna() & _clear(rows))
+    for group, members in groups.items():
+        group_metrics = _masked_metrics(scores, labels, members & labels.notna())
+        metrics[group] = {key: group_metrics[key] for key in ("n", "accuracy", "auc")}
+    return metrics
+
+
+def _masked_metrics(scores: torch.Tensor, labels: pd.Series, members: pd.Series) -> dict[str, Any]:
+    chosen = torch.tensor(members.tolist())
+    metrics = binary_metrics(scores[chosen], _tensor(labels[members]))
+    # One class only has no ROC curve, and JSON has no NaN.
+    return {key: None if value != value else round(value, 5) for key, value in metrics.items()}
+
+
+def _tensor(values: pd.Series) -> torch.Tensor:
+    return torch.tensor(values.tolist(), dtype=torch.float32)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and train what it names."""
+    parser = argparse.ArgumentParser(description="Rebuild the weights of the faces' zoo.")
+    commands = parser.add_subparsers(dest="name", required=True)
+    for name, recipe in CLASSIFIERS.items():
+        command = commands.add_parser(name, help=recipe.about, description=recipe.about)
+        command.add_argument("--data", type=Path, required=True, help="the zip of faces")
+        command.add_argument("--out", type=Path, required=True, help="folder to write to")
+        command.add_argument("--seed", type=int, help=f"default {recipe.seed}")
+        command.add_argument("--steps", type=int, help=f"optimiser steps, default {recipe.steps}")
+    options = parser.parse_args(arguments)
+    card = train_classifier(options.name, options.data, options.out, seed=options.seed, steps=options.steps)
+    print(json.dumps({"sha256": card["sha256"], "test": card["test"]}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

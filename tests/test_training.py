@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from explainer.errors import OptionError, TrainingError
+from explainer.generators import VAE, TwoStageVAE
+from explainer.generators.training import as_unit_interval
+
+SMALL = {"widths": (8, 16), "encoder_blocks": (0, 1), "decoder_blocks": (1, 1)}
+
+
+def blobs(count=240, size=16, seed=0):
+    """A bright blob that moves and changes its size: three true dimensions."""
+    random = np.random.default_rng(seed)
+    y, x, r = random.uniform(4, 12, count), random.uniform(4, 12, count), random.uniform(1.5, 3, count)
+    rows, columns = np.mgrid[:size, :size]
+    squared = (rows - y[:, None, None]) ** 2 + (columns - x[:, None, None]) ** 2
+    images = 0.1 + 0.8 * np.exp(-squared / (2 * r[:, None, None] ** 2))
+    return torch.from_numpy(images[:, None]).float()
+
+
+def vae(seed=0, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return VAE((1, 16, 16), 6, **SMALL, **options)
+
+
+def two_stage(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return TwoStageVAE((1, 16, 16), 6, latent_channels=4, code_width=16, **SMALL)
+
+
+@pytest.mark.parametrize("make", [vae, two_stage])
+def test_training_learns_and_health_says_so(make):
+    generator = make().fit(blobs(), steps=300, minutes=5, progress=False)
+    health = generator.health(blobs(60, seed=1))
+    assert health.status == "healthy"
+    assert min(health.r2) > 0.7
+    assert sum(health.kl) > 5
+    assert generator.skipped_steps == 0
+    assert not any(parameter.requires_grad for parameter in generator.parameters())
+    if make is two_stage:
+        assert health.stages["stage 1"]["mse"][0] < health.mse[0]
+
+
+def test_the_history_names_its_terms_in_units():
+    generator = two_stage().fit(blobs(), steps=60, minutes=5, progress=False)
+    assert set(generator.history["phase"]) == {"stage 1", "stage 2"}
+    assert {"reconstruction_nats", "kl_nats", "mse", "laplacian", "latent_mse"} <= set(generator.history)
+
+
+def test_the_notes_loss_collapses_and_is_diagnosed(monkeypatch):
+    """Mean squared error plus the KL divergence, literally: the code dies, and health names it."""
+
+    def literal(self, prepared, reconstruction, kl, beta):
+        mse = (prepared - reconstruction).square().mean()
+        return mse + beta * kl, {"mse": mse, "kl_nats": kl}
+
+    monkeypatch.setattr(VAE, "image_loss", literal)
+    health = vae().fit(blobs(), steps=150, minutes=5, progress=False).health(blobs(60, seed=1))
+    assert health.status == "collapsed"
+    assert "sigma" in health.sentence
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit():
+    first, second, other = (vae().fit(blobs(), steps=30, seed=s, progress=False) for s in (0, 0, 1))
+    states = [generator.state_dict() for generator in (first, second, other)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_global_randomness_is_left_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    vae().fit(blobs(), steps=5, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_interrupted_run_continues_as_if_it_had_not_been(tmp_path, monkeypatch):
+    whole = two_stage().fit(blobs(), steps=40, minutes=5, progress=False)
+    monkeypatch.setattr("explainer.generators.training.CHECKPOINT_SECONDS", 0)
+    interrupted = two_stage()
+    loss, calls = interrupted.loss, []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) == 31:  # in the second phase
+            raise RuntimeError("the power went out")
+        return loss(*arguments)
+
+    monkeypatch.setattr(interrupted, "loss", failing)
+    with pytest.raises(RuntimeError, match="power"):
+        interrupted.fit(blobs(), steps=40, minutes=5, progress=False, checkpoints=tmp_path)
+    resumed = two_stage().fit(blobs(), steps=40, minutes=5, progress=False, checkpoints=tmp_path)
+    for name, value in whole.state_dict().items():
+        assert_allclose(resumed.state_dict()[name], value, atol=1e-6, err_msg=name)
+
+
+def test_steps_without_a_finite_gradient_are_skipped_and_counted():
+    generator = vae()
+    loss, calls = generator.loss, []
+
+    def sometimes_infinite(*arguments):
+        calls.append(1)
+        value, terms = loss(*arguments)
+        return (value * float("nan") if len(calls) in (5, 9) else value), terms
+
+    generator.loss = sometimes_infinite
+    generator.fit(blobs(), steps=40, progress=False)
+    assert generator.skipped_steps == 2
+    assert all(torch.isfinite(value).all() for value in generator.state_dict().values())
+
+
+def test_a_run_of_nothing_but_bad_steps_is_an_error():
+    generator = vae()
+    loss = generator.loss
+    generator.loss = lambda *arguments: (loss(*arguments)[0] * float("inf"), {})
+    with pytest.raises(TrainingError, match="too many steps had no finite gradient"):
+        generator.fit(blobs(), steps=40, progress=False)
+
+
+def test_percentiles_codes_and_errors_are_stored():
+    images = blobs()
+    generator = vae().fit(images, steps=100, progress=False)
+    low, high = generator.intensity[:, 0]
+    assert 0.09 < low < 0.11
+    assert 0.85 < high < 0.91
+    codes = generator.encode(images)
+    assert_allclose(generator.latent_mean, codes.mean(0), atol=0.2)
+    quantiles = generator.quantiles["bare"]
+    assert 0 < quantiles["0.5"] < quantiles["0.95"] <= quantiles["1"]
+    typical = generator.typicality(codes)
+    assert typical.square().mean() == pytest.approx(1, abs=0.15)
+
+
+def test_the_minutes_cap_stops_the_run_and_anneals_it():
+    generator = vae().fit(blobs(), steps=1_000_000, minutes=0.05, progress=False)
+    assert 0 < generator.history["step"].max() < 1_000_000
+
+
+def test_unsigned_integers_are_divided_by_their_types_maximum():
+    assert as_unit_interval(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx(
+        [0, 0.2, 1]
+    )
+    assert as_unit_interval(torch.tensor([65535], dtype=torch.uint16)).item() == 1
+    stored = (blobs() * 255).round().to(torch.uint8)
+    generator = vae().fit(stored.numpy(), steps=5, progress=False)
+    assert generator.intensity[1, 0] < 0.95
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(1, 1, 16, 16), "images: must be at least 2 images of shape"),
+        (torch.rand(9, 3, 16, 16), "images: must be at least 2 images of shape"),
+        (torch.rand(9, 1, 16, 16) * 3, r"images: must be finite and lie in \[0, 1\]"),
+        (torch.full((9, 1, 16, 16), float("nan")), r"images: must be finite and lie in \[0, 1\]"),
+        (torch.full((9, 1, 16, 16), 0.5), "images: channel 0 is constant"),
+    ],
+)
+def test_unusable_images_are_named(images, message):
+    with pytest.raises(TrainingError, match=message):
+        vae().fit(images, steps=5, progress=False)
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"minutes": 0}, {"batch_size": 0}, {"learning_rate": -1}])
+def test_budgets_must_be_positive(options):
+    with pytest.raises(OptionError, match="must be positive"):
+        vae().fit(blobs(), **options, progress=False)

@@ -1,0 +1,181 @@
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch import nn
+from toys import LinearGenerator, LogisticClassifier, toy_images
+
+from explainer.classifier import Classifier
+from explainer.errors import ClassifierError, OptionError
+from explainer.image import resize
+from explainer.walks import GradientWalk, Scene
+from explainer.walks.base import require_levels
+
+LEVELS = require_levels([0.02, 0.1, 0.4, 0.6, 0.9, 0.98])
+
+
+def scene_of(images, generator=None, model=None, **options):
+    generator = generator or LinearGenerator()
+    classifier = Classifier(model or LogisticClassifier(generator))
+    classifier.check(images)
+    return Scene(generator, classifier, classifier.target(None, images), images, **options)
+
+
+def test_the_walk_of_a_linear_generator_is_the_closed_form_minimal_move():
+    images = toy_images(3)
+    scene = scene_of(images)
+    result = GradientWalk()(scene, LEVELS)
+    gradient = scene.generator.basis.T @ scene.classifier.model.weight.detach()
+    gap = torch.logit(LEVELS)[None] - scene.score0[:, None]
+    exact = scene.z[:, None] + (gap / gradient.square().sum())[..., None] * gradient
+    assert_allclose(result.latents, exact.float(), atol=1e-5)
+    assert result.reasons == [[""] * len(LEVELS)] * 3
+
+
+def test_a_short_trust_radius_takes_more_steps_to_the_same_frames():
+    images = toy_images(2)
+    far, near = scene_of(images), scene_of(images)
+    direct, patient = GradientWalk(radius=50)(far, LEVELS), GradientWalk(radius=0.1)(near, LEVELS)
+    assert_allclose(direct.latents, patient.latents, atol=1e-4)
+    assert patient.gradients > 2 * direct.gradients
+
+
+class Curved(nn.Module):
+    """A score that bends and saturates along the code, so interpolation has work to do."""
+
+    def __init__(self, weight, ceiling):
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.ceiling = ceiling
+
+    def forward(self, images):
+        score = (images - 0.5).flatten(1) @ self.weight
+        return self.ceiling * torch.tanh(score + 0.2 * torch.sin(3 * score))
+
+
+def curved(ceiling):
+    generator = LinearGenerator()
+    return generator, Curved(4 * generator.basis @ torch.ones(6), ceiling)
+
+
+def test_frames_of_a_nonlinear_score_are_exact_and_monotone():
+    generator, model = curved(ceiling=6.0)
+    images = toy_images(5)
+    scene = scene_of(images, generator, model)
+    latents = GradientWalk()(scene, LEVELS).latents
+    rows = torch.arange(5).repeat_interleave(len(LEVELS))
+    achieved = torch.sigmoid(scene.score(latents.flatten(0, 1), rows)).view(5, -1)
+    assert_allclose(achieved, LEVELS.expand(5, -1), atol=0.003)
+    assert (achieved.diff(dim=1) > 0).all()
+
+
+def test_a_level_beyond_the_classifiers_reach_keeps_the_closest_frame_and_says_why():
+    generator, model = curved(ceiling=1.5)  # sigmoid(1.5) = .82
+    scene = scene_of(toy_images(1), generator, model)
+    result = GradientWalk()(scene, require_levels([0.5, 0.7, 0.98]))
+    middle, reached, beyond = result.reasons[0]
+    assert (middle, reached) == ("", "")
+    assert beyond.startswith("level 0.98 not reached: ")
+    assert float(beyond.rsplit(" ", 1)[1]) == pytest.approx(torch.sigmoid(torch.tensor(1.5)).item(), abs=0.03)
+    closest = float(scene.score(result.latents[0, 2:], torch.zeros(1, dtype=torch.long)))
+    assert closest == pytest.approx(1.5, abs=0.1)
+
+
+def test_too_few_steps_are_named_as_the_reason():
+    result = GradientWalk(radius=0.01, steps=2)(scene_of(toy_images(1)), require_levels([0.99]))
+    assert "2 steps were not enough" in result.reasons[0][0]
+
+
+def test_batched_equals_unbatched_and_small_chunks_equal_large_ones():
+    images = toy_images(4, seed=3)
+    generator, model = curved(ceiling=6.0)
+    together = GradientWalk()(scene_of(images, generator, model), LEVELS).latents
+    chunked = GradientWalk()(scene_of(images, generator, model, batch_size=3), LEVELS).latents
+    apart = torch.cat(
+        [GradientWalk()(scene_of(image[None], generator, model), LEVELS).latents for image in images]
+    )
+    assert_allclose(together, chunked, atol=1e-4)
+    assert_allclose(together, apart, atol=1e-4)
+
+
+def test_the_same_walk_twice_is_the_same_bit_for_bit():
+    generator, model = curved(ceiling=6.0)
+    first, second = (GradientWalk()(scene_of(toy_images(3), generator, model), LEVELS) for _ in range(2))
+    assert torch.equal(first.latents, second.latents)
+
+
+def test_larger_images_get_the_upsampled_difference_and_nothing_else():
+    generator = LinearGenerator()
+    model = LogisticClassifier(generator)
+    large = resize(toy_images(2), (40, 40)) + 0.02 * torch.rand(2, 1, 40, 40)
+    classifier = Classifier(model, size=16)
+    scene = Scene(generator, classifier, classifier.target(None, large), large)
+    rows = torch.arange(2)
+    assert_allclose(scene.deliver(scene.z, rows), large, atol=1e-6)
+    moved = scene.z + 0.5
+    change = generator.decode(moved, scene.detail) - scene.small
+    assert_allclose(scene.deliver(moved, rows), large + resize(change, (40, 40)), atol=1e-6)
+
+
+def test_another_aspect_ratio_is_walked_in_its_central_part_only():
+    generator = LinearGenerator()
+    classifier = Classifier(LogisticClassifier(generator), size=16)
+    wide = torch.nn.functional.pad(toy_images(1), (8, 8, 0, 0), value=0.25)
+    scene = Scene(generator, classifier, classifier.target(None, wide), wide)
+    frame = scene.deliver(scene.z + 1.0, torch.zeros(1, dtype=torch.long))
+    assert torch.equal(frame[..., :8], wide[..., :8])
+    assert torch.equal(frame[..., -8:], wide[..., -8:])
+    assert not torch.allclose(frame[..., 8:-8], wide[..., 8:-8])
+
+
+def test_without_detail_frames_are_bare():
+    generator = LinearGenerator()
+    images = toy_images(1)
+    scene = scene_of(images, generator, strength=0.0)
+    rows = torch.zeros(1, dtype=torch.long)
+    assert_allclose(scene.deliver(scene.z, rows), generator.bare(images), atol=1e-6)
+    assert not torch.allclose(scene.deliver(scene.z, rows), images, atol=1e-3)
+
+
+def test_the_images_are_not_changed():
+    images = toy_images(2)
+    kept = images.clone()
+    GradientWalk()(scene_of(images), LEVELS)
+    assert torch.equal(images, kept)
+
+
+def test_levels_on_one_side_only_walk_that_side():
+    images = toy_images(1)
+    scene = scene_of(images)
+    own = float(torch.sigmoid(scene.score0)[0])
+    assert own < 0.9
+    both = GradientWalk(radius=0.2)(scene, require_levels([0.1, 0.9])).gradients
+    up = GradientWalk(radius=0.2)(scene, require_levels([0.9])).gradients
+    assert up < both
+
+
+@pytest.mark.parametrize("levels", [[], [0.0], [1.0], [0.5, float("nan")], [-1], "high", None])
+def test_levels_that_are_not_probabilities_are_refused(levels):
+    with pytest.raises(OptionError, match="levels: must be probabilities strictly between 0 and 1"):
+        require_levels(levels)
+
+
+def test_levels_are_sorted_and_distinct():
+    assert require_levels([0.9, 0.1, 0.9]).tolist() == [0.1, 0.9]
+
+
+@pytest.mark.parametrize("options", [{"radius": 0}, {"steps": 0}])
+def test_a_walk_refuses_options_that_are_not_positive(options):
+    with pytest.raises(OptionError, match="must be positive"):
+        GradientWalk(**options)
+
+
+def test_a_classifier_without_gradient_is_named():
+    generator = LinearGenerator()
+    model = LogisticClassifier(generator)
+    blind = lambda images: model(images).detach().numpy()  # noqa: E731
+    images = toy_images(1)
+    classifier = Classifier(blind)
+    classifier.check(images)
+    scene = Scene(generator, classifier, classifier.target(None, images), images)
+    with pytest.raises(ClassifierError, match="has no gradient"):
+        GradientWalk()(scene, LEVELS)
