@@ -5,27 +5,27 @@ the classifier's output has moved where it was asked to; everything else here ch
 up that walk. A folder holds interchangeable implementations, a file one concept, and a module
 imports only from entries before it in this list::
 
-    errors.py         ExplainerError and its kinds: argument, value received, remedy
-    storage.py        files never half-written, and never read unchecked
-    image_files.py    image files decoded at their full depth; which axis is the channels
-    image.py          path, PIL, array or tensor to image; folders and tables of images; ranges
-    drawing.py        factors of variation; sprites and cells drawn from a table of them
-    synthetic.py      data with planted truth: sprites and cells
-    metrics.py        MSE per channel, SSIM, R2, Frechet distance on given features, intervals
-    frozen.py         modules evaluated and left as they were found
-    preprocessing.py  resizing and normalisation, inside the graph
-    target.py         Target: which class is walked to, and its log-odds
-    misuse.py         wrong use of a classifier, found by looking at its outputs
-    classifier.py     Classifier
-    convnet.py        the small classifiers trained here: networks, training
-    generators/       base.py networks.py objectives.py health.py training.py vae.py two_stage.py zoo.py
-    walks/            base.py gradient.py
-    checks/           base.py consistency.py compatibility.py verdict.py
-    saliency/         base.py difference.py
-    report/           output.py panels.py strip.py charts.py figures.py page.py and templates/
-    explanation.py    Explanation
-    pipeline.py       explain(): read top to bottom it is the data flow
-    cli.py            the command `explainer`: parses, calls, prints
+    errors.py       ExplainerError and its kinds: argument, value received, remedy
+    storage.py      files never half-written, and never read unchecked
+    image_files.py  image files decoded at their full depth; which axis is the channels
+    image.py        path, PIL, array or tensor to image; folders and tables of images; ranges
+    drawing.py      factors of variation; sprites and cells drawn from a table of them
+    synthetic.py    data with planted truth: sprites and cells
+    metrics.py      MSE per channel, SSIM, R2, Frechet distance on given features, intervals
+    frozen.py       modules evaluated and left as they were found
+    preprocessing.py resizing and normalisation, inside the graph
+    target.py       Target: which class is walked to, and its log-odds
+    misuse.py       wrong use of a classifier, found by looking at its outputs
+    classifier.py   Classifier
+    convnet.py      the small classifiers trained here: networks, training
+    generators/     base.py networks.py objectives.py health.py loop.py training.py vae.py two_stage.py zoo.py
+    walks/          base.py gradient.py
+    checks/         base.py consistency.py compatibility.py verdict.py
+    saliency/       base.py difference.py
+    report/         output.py panels.py strip.py charts.py figures.py page.py and templates/
+    explanation.py  Explanation
+    pipeline.py     explain(): read top to bottom it is the data flow
+    cli.py          the command `explainer`: parses, calls, prints
 
 The names in ``__all__`` are imported when first used, so that ``import explainer`` is quick.
 """

@@ -118,11 +118,12 @@ class PlainNet(nn.Module):
         }
         widths = [channels, *(width * 2**layer for layer in range(depth))]
         pairs = itertools.pairwise(widths)
-        self.layers = nn.ModuleList(nn.Conv2d(before, after, 5, padding=2) for before, after in pairs)
-        for layer in self.layers:
+        layers = [nn.Conv2d(before, after, 5, padding=2) for before, after in pairs]
+        for layer in layers:
             # Without normalisation torch's default initialisation lets the signal die out.
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.get_parameter("bias"))
+        self.layers = nn.ModuleList(layers)
         self.head = nn.Linear(widths[-1] * 16, classes)
 
     def features(self, images: Tensor) -> Tensor:
@@ -188,7 +189,7 @@ def fit_classifier(
         OptionError: An option outside its range, or images and labels that do not belong together.
         TrainingError: More than one step in ten had a loss or a gradient that is not finite.
     """
-    _check_options(images, labels, validation, architecture, classes, steps, weights)
+    _check_options(images, labels, validation, architecture, classes, steps, batch_size, weights)
     _check_shares(label_smoothing=label_smoothing, label_noise=label_noise)
     device = torch.device(device)
     # Modules initialise from the global random state: fork it, so that the caller's is untouched.
@@ -327,9 +328,9 @@ def binary_metrics(scores: Tensor, labels: Tensor, *, bins: int = 15) -> dict[st
     >>> metrics["n"], metrics["accuracy"], metrics["auc"], round(metrics["ece"], 4)
     (4, 0.75, 1.0, 0.2645)
     """
-    score = scores.detach().double().flatten().cpu().numpy()
+    log_odds = scores.detach().double().flatten().cpu()
+    score, probability = log_odds.numpy(), log_odds.sigmoid().numpy()
     label = (labels.detach().double().flatten().cpu().numpy() > 0.5).astype(int)
-    probability = 1 / (1 + np.exp(-score))
     bin_of = np.minimum((probability * bins).astype(int), bins - 1)
     gaps = np.bincount(bin_of, weights=probability - label, minlength=bins)
     return {
@@ -397,6 +398,7 @@ def _check_options(
     architecture: str,
     classes: int,
     steps: int,
+    batch_size: int,
     weights: Tensor | None,
 ) -> None:
     if architecture not in NETWORKS:
@@ -406,7 +408,7 @@ def _check_options(
             received=architecture,
             remedy=f"Choose one of {', '.join(NETWORKS)}.",
         )
-    _require_positive(classes=classes, steps=steps)
+    _require_positive(classes=classes, steps=steps, batch_size=batch_size)
     for name, pictures, answers in (("labels", images, labels), ("validation", *validation)):
         if pictures.ndim != 4 or answers.shape != pictures.shape[:1] or len(answers) == 0:
             raise OptionError(

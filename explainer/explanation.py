@@ -12,6 +12,7 @@ from torch import Tensor
 
 from explainer.checks import Check, Verdict
 from explainer.errors import ModelFileError
+from explainer.image import resize
 from explainer.report import embed_page, render_explanation, write_gif, write_page
 from explainer.saliency import SaliencyMap
 from explainer.storage import new_folder, read_json, read_tensors, write_json, write_tensors
@@ -151,7 +152,7 @@ class Explanation:
             "package_version": self.provenance["versions"]["progressive-explainer"],
             "target": {"label": self.target, "from_name": None},
             "original": _with_image(self.original),
-            "bare": _with_image(self.bare),
+            "bare": {**_with_image(self.bare), "image": self._bare_at_full_size().numpy()},
             "frames": [{**row, "image": image.numpy()} for row, image in zip(rows, self.images, strict=True)],
             "saliency": [
                 {
@@ -164,6 +165,11 @@ class Explanation:
             ],
             "walk_sentence": self.outcome,
         }
+
+    def _bare_at_full_size(self) -> Tensor:
+        """The bare reconstruction, resized to be seen beside the original."""
+        size = self.original.image.shape[-2:]
+        return resize(self.bare.image[None], size)[0].clamp(0, 1)
 
     # -- keeping it -----------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from explainer.image import as_image
 from explainer.saliency import SaliencyMap, difference
 from explainer.storage import sha256
 from explainer.walks import GradientWalk, Scene, Walk, WalkResult
-from explainer.walks.base import require_levels
+from explainer.walks.base import TOLERANCE, require_levels
 
 __all__ = ["DEFAULT_LEVELS", "explain"]
 
@@ -172,7 +172,7 @@ def _table(scene: Scene, result: WalkResult, levels: Tensor, frames: Tensor) -> 
         eight_bit = (frames * 255).round() / 255
         rounded = torch.sigmoid(scene.classifier.score(eight_bit.to(device), scene.target).double()).cpu()
     achieved = torch.sigmoid(scores)
-    reached = (achieved - levels).abs() <= Thresholds().level_error
+    reached = (achieved - levels).abs() <= TOLERANCE
     reasons = [
         "" if ok else reason or f"level {level:.2f} not reached: the frame achieves {got:.2f}"
         for ok, reason, level, got in zip(
@@ -197,12 +197,11 @@ def _pictures(scene: Scene) -> tuple[Picture, Picture]:
     """The original at its own size, and its bare reconstruction at the generator's."""
 
     def picture(images: Tensor) -> Picture:
-        score = float(scene.classifier.score(images, scene.target)[0])
         return Picture(
-            images[0].float().cpu(),
-            score,
-            float(torch.sigmoid(torch.tensor(score))),
-            scene.classifier.class_name(images),
+            image=images[0].float().cpu(),
+            score=float(scene.classifier.score(images, scene.target)[0]),
+            level=float(scene.classifier.level(images, scene.target)[0]),
+            class_name=scene.classifier.class_name(images),
         )
 
     return picture(scene.images), picture(scene.generator.bare(scene.small))

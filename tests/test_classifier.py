@@ -363,8 +363,8 @@ def test_another_number_of_outputs() -> None:
         ),
         (
             {"class_names": ("a", "b")},
-            "class_names: must hold 3 names for 3 outputs (received 2: a, b). Pass one name per class, in the "
-            "order of the outputs.",
+            "class_names: must hold 3 names for 3 outputs (received 2: a, b). Pass one name per class, in "
+            "the order of the outputs.",
         ),
     ],
 )
@@ -403,8 +403,8 @@ def test_binary_options_that_do_not_fit() -> None:
         ),
         (
             {"kind": "regression", "outputs": "probabilities"},
-            "outputs: of a regression are values, not probabilities (received probabilities). Leave outputs out, "
-            'or pass kind="binary".',
+            "outputs: of a regression are values, not probabilities (received probabilities). Leave outputs "
+            'out, or pass kind="binary".',
         ),
         (
             {"class_names": ("a", "a")},

@@ -42,9 +42,14 @@ def test_a_missing_or_foreign_weight_file_is_named(tmp_path):
 
 def test_a_folder_appears_only_when_complete(tmp_path):
     target = tmp_path / "model"
-    with pytest.raises(RuntimeError, match="interrupted"), new_folder(target, marker="card.json") as place:
-        write_json(place / "card.json", {})
-        raise RuntimeError("interrupted")
+
+    def interrupted():
+        with new_folder(target, marker="card.json") as place:
+            write_json(place / "card.json", {})
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 

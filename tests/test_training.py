@@ -5,7 +5,7 @@ from numpy.testing import assert_allclose
 
 from explainer.errors import OptionError, TrainingError
 from explainer.generators import VAE, TwoStageVAE
-from explainer.generators.training import as_unit_interval
+from explainer.generators.base import as_unit_interval
 
 SMALL = {"widths": (8, 16), "encoder_blocks": (0, 1), "decoder_blocks": (1, 1)}
 
@@ -80,7 +80,7 @@ def test_global_randomness_is_left_alone():
 
 def test_an_interrupted_run_continues_as_if_it_had_not_been(tmp_path, monkeypatch):
     whole = two_stage().fit(blobs(), steps=40, minutes=5, progress=False)
-    monkeypatch.setattr("explainer.generators.training.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("explainer.generators.loop.CHECKPOINT_SECONDS", 0)
     interrupted = two_stage()
     loss, calls = interrupted.loss, []
 

@@ -11,9 +11,11 @@ SHAPE = (1, 16, 16)
 
 
 def toy_images(count: int, seed: int = 0) -> Tensor:
-    """Smooth grey images ``(count, 1, 16, 16)`` around .5."""
-    noise = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return 0.5 + 0.2 * (nn.functional.interpolate(noise, size=SHAPE[1:], mode="bilinear") - 0.5)
+    """Images ``(count, 1, 16, 16)`` that the toy generator can say, but for a little noise."""
+    random = torch.Generator().manual_seed(seed)
+    codes = torch.randn(count, 6, generator=random)
+    noise = 0.01 * (torch.rand(count, *SHAPE, generator=random) - 0.5)
+    return (LinearGenerator().decode(codes) + noise).clamp(0, 1)
 
 
 class LinearGenerator(Generator):
@@ -26,8 +28,8 @@ class LinearGenerator(Generator):
         random = torch.randn(256, latent_dim, generator=torch.Generator().manual_seed(seed))
         self.register_buffer("basis", torch.linalg.qr(random).Q * 0.3)
         self.quantiles = {
-            "bare": {"0.5": 0.005, "0.95": 0.01, "0.999": 0.02, "1": 0.02},
-            "typicality": {"0.5": 1.0, "0.95": 3.0, "0.999": 20.0, "1": 20.0},
+            "bare": {"0.5": 1e-5, "0.95": 2e-5, "0.999": 4e-5, "1": 5e-5},
+            "typicality": {"0.5": 1.0, "0.95": 1.5, "0.999": 2.5, "1": 2.5},
         }
 
     def _encode(self, prepared: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch.nn import functional
 from explainer.errors import GeneratorError
 from explainer.image import resize
 
-__all__ = ["Detail", "Generator", "gate"]
+__all__ = ["Detail", "Generator", "as_unit_interval", "gate"]
 
 
 @dataclass(frozen=True)
@@ -229,3 +229,10 @@ class Generator(nn.Module, ABC):
                 received=tuple(images.shape),
                 remedy="Resize them with explainer.image.resize, or train a generator of this shape.",
             )
+
+
+def as_unit_interval(images: Tensor) -> Tensor:
+    """Stored images as float32 in [0, 1]: unsigned integers are divided by their type's maximum."""
+    if images.is_floating_point():
+        return images.float()
+    return images.float() / torch.iinfo(images.dtype).max

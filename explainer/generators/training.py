@@ -1,47 +1,33 @@
 """Training that ends well: a step budget, warm-up and cosine, clipping, averaged weights, resumption.
 
 A generator names its *phases* (one for a plain VAE, two for a two-stage VAE): what is trained, and the
-loss of a batch. The loop belongs to Lightning. Batches, augmentation and reparametrisation noise are
-drawn from the seed and the step number alone, so a resumed run continues as if it had never stopped.
-Steps whose gradient is not finite are skipped and counted.
+loss of a batch. The loop itself is in :mod:`explainer.generators.loop`.
 """
 
-import logging
 import math
 import tempfile
-import time
-import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
-from rich.console import Console
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
 
 from explainer.errors import OptionError, TrainingError
-from explainer.generators.base import Generator
+from explainer.generators.base import Generator, as_unit_interval
 from explainer.generators.health import Health, measure_health
 from explainer.storage import new_folder, write_json, write_tensors
 
-__all__ = ["CARD", "CARD_FORMAT", "Phase", "TrainableGenerator", "as_unit_interval"]
+if TYPE_CHECKING:
+    from explainer.generators.loop import Loss
+
+__all__ = ["CARD", "CARD_FORMAT", "Phase", "TrainableGenerator"]
 
 CARD = "card.json"
 CARD_FORMAT = 1
-
-WARM_UP_STEPS = 100
-EMA_DECAY = 0.999
-CLOCK_LEAD = 0.05
-CHECKPOINT_SECONDS = 50
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 
@@ -58,118 +44,6 @@ class Phase:
     name: str
     share: float
     module: nn.Module
-
-
-class _Batches(IterableDataset[Tensor]):
-    """Index-seeded batches of storage-typed images, from step ``start`` to step ``steps``."""
-
-    def __init__(self, images: Tensor, batch_size: int, steps: int, seed: int) -> None:
-        self.images, self.batch_size, self.steps, self.seed = images, batch_size, steps, seed
-        self.start = 0
-
-    def __iter__(self) -> Iterator[Tensor]:
-        per_epoch = max(1, len(self.images) // self.batch_size)
-        for step in range(self.start, self.steps):
-            epoch, position = divmod(step, per_epoch)
-            if step == self.start or position == 0:
-                order = torch.randperm(
-                    len(self.images), generator=torch.Generator().manual_seed(self.seed + 1_000_003 * epoch)
-                )
-            yield self.images[order[position * self.batch_size : (position + 1) * self.batch_size]]
-
-
-class _RampedAverage(WeightAveraging):
-    """Exponential moving average whose decay rises to .999, so that short runs are averaged too."""
-
-    def __init__(self) -> None:
-        def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-            decay = min(EMA_DECAY, (1 + float(count)) / (10 + float(count)))
-            return torch.lerp(averaged, current, 1 - decay) if averaged.is_floating_point() else current
-
-        super().__init__(avg_fn=average)
-
-
-class _Loop(pl.LightningModule):
-    """Lightning's view of one phase."""
-
-    def __init__(
-        self,
-        generator: "TrainableGenerator",
-        phase: Phase,
-        *,
-        steps: int,
-        seconds: float,
-        rate: float,
-        seed: int,
-        flip: bool,
-    ) -> None:
-        super().__init__()
-        self.trained = phase.module
-        self.owner = [(generator, phase)]  # in a list, so that only `trained` is a submodule and saved
-        self.steps, self.seconds, self.rate, self.seed, self.flip = steps, seconds, rate, seed, flip
-        self.began = time.monotonic()
-        self.register_buffer("skipped", torch.zeros((), dtype=torch.long))
-        self.skipped: Tensor
-        self.rows: list[dict[str, float | str]] = []
-
-    @property
-    def generator(self) -> "TrainableGenerator":
-        return self.owner[0][0]
-
-    @property
-    def phase(self) -> Phase:
-        return self.owner[0][1]
-
-    def progress(self) -> float:
-        """Share of the budget that is used up.
-
-        Steps decide, so that a run can be repeated; the clock only where it is a twentieth of its
-        budget ahead of them, so that a run it will cut short is still annealed.
-        """
-        clock = (time.monotonic() - self.began) / self.seconds
-        return min(1.0, max(self.global_step / self.steps, (clock - CLOCK_LEAD) / (1 - CLOCK_LEAD)))
-
-    def training_step(self, batch: Tensor, _: int) -> Tensor | None:
-        noise = torch.Generator(batch.device).manual_seed(self.seed * 7_919 + self.global_step)
-        images = as_unit_interval(batch)
-        if self.flip:
-            mirrored = torch.rand(len(images), generator=noise, device=images.device) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-        ramp = min(1.0, 10 * self.progress())
-        loss, terms = self.generator.loss(self.phase, self.generator.prepare(images), noise, ramp)
-        if not torch.isfinite(loss):
-            self.skipped += 1
-            return None
-        if self.global_step % 25 == 0:
-            values = {name: float(value.detach()) for name, value in terms.items()}
-            self.rows.append(
-                {"phase": self.phase.name, "step": self.global_step, "loss": float(loss.detach()), **values}
-            )
-            self.log_dict(values, prog_bar=True)
-        return loss
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        gradients = [p.grad for p in self.trained.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if torch.isfinite(norm):
-            nn.utils.clip_grads_with_norm_(self.trained.parameters(), 1.0, norm)
-        else:
-            self.skipped += 1
-            optimizer.zero_grad(set_to_none=True)
-        warm_up = min(1.0, (self.global_step + 1) / min(WARM_UP_STEPS, self.steps / 5))
-        cosine = 0.5 * (1 + math.cos(math.pi * self.progress()))
-        for group in optimizer.param_groups:
-            group["lr"] = self.rate * warm_up * (0.01 + 0.99 * cosine)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.trained.parameters(), lr=self.rate, betas=(0.9, 0.99))
-
-
-def as_unit_interval(images: Tensor) -> Tensor:
-    """Stored images as float32 in [0, 1]: unsigned integers are divided by their type's maximum."""
-    if images.is_floating_point():
-        return images.float()
-    return images.float() / torch.iinfo(images.dtype).max
 
 
 class TrainableGenerator(Generator):
@@ -233,6 +107,8 @@ class TrainableGenerator(Generator):
             OptionError: A budget that is not positive.
             TrainingError: Unusable images, or more than a tenth of the steps were not finite.
         """
+        from explainer.generators.loop import Loop, run  # imports Lightning, which takes seconds
+
         if steps < 1 or minutes <= 0 or batch_size < 1 or learning_rate <= 0:
             raise OptionError(
                 "steps, minutes, batch_size, learning_rate",
@@ -257,16 +133,19 @@ class TrainableGenerator(Generator):
                 torch.manual_seed(seed + number)
                 self.begin(phase, training)
                 budget = max(1, round(steps * phase.share))
-                loop = _Loop(
-                    self,
-                    phase,
+                loop = Loop(
+                    phase.name,
+                    phase.module,
+                    self._loss_of(phase),
                     steps=budget,
                     seconds=60 * minutes * phase.share,
                     rate=learning_rate,
                     seed=seed + 104_729 * number,
                     flip=flip,
                 )
-                _run(loop, training, min(batch_size, len(training)), folder, progress)
+                self.requires_grad_(False).train()
+                phase.module.requires_grad_(True)
+                run(loop, training, min(batch_size, len(training)), folder, progress=progress)
                 rows += loop.rows
                 skipped += int(loop.skipped)
                 if skipped > max(10, budget // 10):
@@ -315,6 +194,9 @@ class TrainableGenerator(Generator):
             }
             write_json(place / CARD, card)
 
+    def _loss_of(self, phase: Phase) -> "Loss":
+        return lambda images, noise, ramp: self.loss(phase, self.prepare(images), noise, ramp)
+
     def _training_images(self, images: Tensor | np.ndarray, argument: str) -> Tensor:
         stored = torch.as_tensor(images)
         if stored.ndim != 4 or tuple(stored.shape[1:]) != self.shape or len(stored) < 2:
@@ -362,60 +244,3 @@ class TrainableGenerator(Generator):
             name: {f"{q:g}": float(torch.quantile(values.double().cpu(), q)) for q in QUANTILES}
             for name, values in (("bare", errors), ("typicality", distances))
         }
-
-
-def _run(loop: _Loop, images: Tensor, batch_size: int, folder: Path, progress: bool) -> None:
-    """Run one phase to the end of its budget, continuing from its checkpoint if there is one."""
-    slug = loop.phase.name.replace(" ", "-")
-    latest = folder / f"{slug}.ckpt"
-    batches = _Batches(images, batch_size, loop.steps, loop.seed)
-    if latest.exists():
-        batches.start = int(torch.load(latest, weights_only=True, map_location="cpu")["global_step"])
-    trained = {id(parameter) for parameter in loop.trained.parameters()}
-    for parameter in loop.generator.parameters():
-        parameter.requires_grad_(id(parameter) in trained)
-    loop.generator.train()
-    checkpoint = ModelCheckpoint(
-        dirpath=folder,
-        filename=slug,
-        train_time_interval=timedelta(seconds=CHECKPOINT_SECONDS),
-        enable_version_counter=False,
-    )
-    shown = progress and Console(stderr=True).is_terminal
-    with _quiet_lightning():
-        trainer = pl.Trainer(
-            max_steps=loop.steps,
-            max_epochs=-1,
-            max_time=timedelta(seconds=max(1, math.ceil(loop.seconds))),
-            accelerator="gpu" if loop.generator.intensity.is_cuda else "cpu",
-            devices=1,
-            callbacks=[checkpoint, _RampedAverage(), *([RichProgressBar()] if shown else [])],
-            enable_progress_bar=shown,
-            enable_model_summary=False,
-            logger=False,
-            default_root_dir=folder,
-            use_distributed_sampler=False,
-        )
-        resume = latest if latest.exists() else None
-        trainer.fit(loop, DataLoader(batches, batch_size=None), ckpt_path=resume, weights_only=True)
-        trainer.save_checkpoint(latest)
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Without Lightning's notes on hardware, workers and folders; its warnings of substance stay."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")
-            warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -20,10 +20,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from explainer.generators.base import Detail
+from explainer.generators.base import Detail, as_unit_interval
 from explainer.generators.networks import MapDecoder, MapEncoder, split_gaussian
 from explainer.generators.objectives import gaussian_kl
-from explainer.generators.training import Phase, TrainableGenerator, as_unit_interval
+from explainer.generators.training import Phase, TrainableGenerator
 from explainer.generators.vae import VAE, reparametrise
 
 __all__ = ["TwoStageVAE"]

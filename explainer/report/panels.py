@@ -94,7 +94,7 @@ def display_ranges(
     fluorescence channels do, would look black: it is shown between its own 0.1 and 99.9 percentiles.
 
     Args:
-        images: Images of one shape (channels, height, width) in [0, 1].
+        images: Images (channels, height, width) in [0, 1] with the same channels, of any sizes.
         channel_names: One name per channel, or None.
 
     Returns:
@@ -111,13 +111,14 @@ def display_ranges(
     >>> display_ranges([np.ones((3, 2, 2))])
     [(0.0, 1.0), (0.0, 1.0), (0.0, 1.0)]
     """
-    stack = np.stack([_as_image(image, "images") for image in images])
-    channels = stack.shape[1]
+    planes = [_as_image(image, "images") for image in images]
+    channels = len(planes[0])
+    values = np.concatenate([image.reshape(channels, -1) for image in planes], axis=1)
     if _is_colour(channels, channel_names):
         return [(0.0, 1.0)] * channels
     ranges = []
     for channel in range(channels):
-        low, high = (float(value) for value in np.percentile(stack[:, channel], QUANTILES))
+        low, high = (float(value) for value in np.percentile(values[channel], QUANTILES))
         ranges.append((low, high) if high < DIM_MAXIMUM and high > low else (0.0, 1.0))
     return ranges
 

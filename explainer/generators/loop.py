@@ -1,0 +1,203 @@
+"""The loop of one training phase, in Lightning's hands.
+
+Batches, augmentation and reparametrisation noise are drawn from the seed and the step number alone, so a
+resumed run continues as if it had never stopped. Steps whose gradient is not finite are skipped and
+counted. Lightning takes two seconds to import, so this module is imported when training begins.
+"""
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from explainer.generators.base import as_unit_interval
+
+__all__ = ["Loop", "run"]
+
+WARM_UP_STEPS = 100
+EMA_DECAY = 0.999
+CLOCK_LEAD = 0.05
+CHECKPOINT_SECONDS = 50
+
+Loss = Callable[[Tensor, torch.Generator, float], tuple[Tensor, dict[str, Tensor]]]
+
+
+class _Batches(IterableDataset[Tensor]):
+    """Index-seeded batches of storage-typed images, from step ``start`` to step ``steps``."""
+
+    def __init__(self, images: Tensor, batch_size: int, steps: int, seed: int) -> None:
+        self.images, self.batch_size, self.steps, self.seed = images, batch_size, steps, seed
+        self.start = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        per_epoch = max(1, len(self.images) // self.batch_size)
+        for step in range(self.start, self.steps):
+            epoch, position = divmod(step, per_epoch)
+            if step == self.start or position == 0:
+                order = torch.randperm(
+                    len(self.images), generator=torch.Generator().manual_seed(self.seed + 1_000_003 * epoch)
+                )
+            yield self.images[order[position * self.batch_size : (position + 1) * self.batch_size]]
+
+
+class _RampedAverage(WeightAveraging):
+    """Exponential moving average whose decay rises to .999, so that short runs are averaged too."""
+
+    def __init__(self) -> None:
+        def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+            decay = min(EMA_DECAY, (1 + float(count)) / (10 + float(count)))
+            return torch.lerp(averaged, current, 1 - decay) if averaged.is_floating_point() else current
+
+        super().__init__(avg_fn=average)
+
+
+class Loop(pl.LightningModule):
+    """Lightning's view of one phase.
+
+    Args:
+        name: Of the phase, for the history and the checkpoint.
+        module: Its parameters are trained and averaged; nothing else is saved.
+        loss: From images ``(N, C, H, W)`` in [0, 1], a source of noise and the ramp (the weight of the KL
+            term, 0 to 1 over the first tenth of the budget) to a scalar and its named terms.
+        steps: Optimiser steps.
+        seconds: Upper bound on the time.
+        rate: Peak learning rate.
+        seed: Of batches and noise.
+        flip: Mirror half of the images.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        loss: Loss,
+        *,
+        steps: int,
+        seconds: float,
+        rate: float,
+        seed: int,
+        flip: bool,
+    ) -> None:
+        super().__init__()
+        self.name, self.trained, self.loss = name, module, loss
+        self.steps, self.seconds, self.rate, self.seed, self.flip = steps, seconds, rate, seed, flip
+        self.began = time.monotonic()
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.long))
+        self.skipped: Tensor
+        self.rows: list[dict[str, float | str]] = []
+
+    def progress(self) -> float:
+        """Share of the budget that is used up.
+
+        Steps decide, so that a run can be repeated; the clock only where it is a twentieth of its
+        budget ahead of them, so that a run it will cut short is still annealed.
+        """
+        clock = (time.monotonic() - self.began) / self.seconds
+        return min(1.0, max(self.global_step / self.steps, (clock - CLOCK_LEAD) / (1 - CLOCK_LEAD)))
+
+    def training_step(self, batch: Tensor, _: int) -> Tensor | None:
+        noise = torch.Generator(batch.device).manual_seed(self.seed * 7_919 + self.global_step)
+        images = as_unit_interval(batch)
+        if self.flip:
+            mirrored = torch.rand(len(images), generator=noise, device=images.device) < 0.5
+            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        ramp = min(1.0, 10 * self.progress())
+        loss, terms = self.loss(images, noise, ramp)
+        if not torch.isfinite(loss):
+            self.skipped += 1
+            return None
+        if self.global_step % 25 == 0:
+            values = {name: float(value.detach()) for name, value in terms.items()}
+            self.rows.append(
+                {"phase": self.name, "step": self.global_step, "loss": float(loss.detach()), **values}
+            )
+            self.log_dict(values, prog_bar=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [p.grad for p in self.trained.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if torch.isfinite(norm):
+            nn.utils.clip_grads_with_norm_(self.trained.parameters(), 1.0, norm)
+        else:
+            self.skipped += 1
+            optimizer.zero_grad(set_to_none=True)
+        warm_up = min(1.0, (self.global_step + 1) / min(WARM_UP_STEPS, self.steps / 5))
+        cosine = 0.5 * (1 + math.cos(math.pi * self.progress()))
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate * warm_up * (0.01 + 0.99 * cosine)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.trained.parameters(), lr=self.rate, betas=(0.9, 0.99))
+
+
+def run(loop: Loop, images: Tensor, batch_size: int, folder: Path, *, progress: bool) -> None:
+    """Run one phase to the end of its budget, continuing from its checkpoint if there is one.
+
+    Args:
+        loop: The phase.
+        images: Training images ``(N, C, H, W)`` as they are stored.
+        batch_size: Images a step.
+        folder: Where ``<name>.ckpt`` is written about every minute.
+        progress: Show a progress bar when attached to a terminal.
+    """
+    slug = loop.name.replace(" ", "-")
+    latest = folder / f"{slug}.ckpt"
+    batches = _Batches(images, batch_size, loop.steps, loop.seed)
+    if latest.exists():
+        batches.start = int(torch.load(latest, weights_only=True, map_location="cpu")["global_step"])
+    checkpoint = ModelCheckpoint(
+        dirpath=folder,
+        filename=slug,
+        train_time_interval=timedelta(seconds=CHECKPOINT_SECONDS),
+        enable_version_counter=False,
+    )
+    shown = progress and Console(stderr=True).is_terminal
+    with _quiet_lightning():
+        trainer = pl.Trainer(
+            max_steps=loop.steps,
+            max_epochs=-1,
+            max_time=timedelta(seconds=max(1, math.ceil(loop.seconds))),
+            accelerator="gpu" if next(loop.trained.parameters()).is_cuda else "cpu",
+            devices=1,
+            callbacks=[checkpoint, _RampedAverage(), *([RichProgressBar()] if shown else [])],
+            enable_progress_bar=shown,
+            enable_model_summary=False,
+            logger=False,
+            default_root_dir=folder,
+            use_distributed_sampler=False,
+        )
+        resume = latest if latest.exists() else None
+        trainer.fit(loop, DataLoader(batches, batch_size=None), ckpt_path=resume, weights_only=True)
+        trainer.save_checkpoint(latest)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's notes on hardware, workers and folders; its warnings of substance stay."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")
+            warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

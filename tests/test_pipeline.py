@@ -1,0 +1,341 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from PIL import Image
+from torch import nn
+from toys import LinearGenerator, LogisticClassifier, toy_images
+
+from explainer import Classifier, Explanation, explain
+from explainer.checks import Thresholds
+from explainer.errors import (
+    ClassifierError,
+    GeneratorError,
+    ImageError,
+    ModelFileError,
+    OptionError,
+    OutputError,
+)
+from explainer.image import to_uint8
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return LinearGenerator().eval()
+
+
+@pytest.fixture(scope="module")
+def classifier(generator):
+    return LogisticClassifier(generator)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return toy_images(1, seed=4)[0]
+
+
+@pytest.fixture(scope="module")
+def explanation(image, classifier, generator):
+    wrapped = Classifier(classifier, class_names=("dark", "bright"))
+    return explain(image, wrapped, generator=generator)
+
+
+def check_of(explanation, name):
+    return next(check for check in explanation.checks if check.name == name)
+
+
+class TestASoundExplanation:
+    def test_it_can_be_trusted_and_says_so(self, explanation):
+        assert explanation.verdict.status == "trust"
+        assert "can be trusted" in explanation.verdict.sentence
+
+    def test_ten_levels_ascend_and_are_reached(self, explanation):
+        frames = explanation.frames
+        assert_allclose(frames["level"], np.linspace(0.05, 0.95, 10))
+        assert_allclose(frames["achieved"], frames["level"], atol=0.003)
+        assert frames["reached"].all()
+        assert (frames["reason"] == "").all()
+
+    def test_frames_are_what_the_classifier_is_evaluated_on(self, explanation, classifier):
+        with torch.no_grad():
+            achieved = torch.sigmoid(classifier(explanation.images))
+        assert_allclose(achieved, explanation.frames["achieved"], atol=1e-6)
+
+    def test_shapes_and_types(self, explanation, image):
+        assert explanation.images.shape == (10, 1, 16, 16)
+        assert explanation.images.dtype == torch.float32
+        assert torch.equal(explanation.original.image, image)
+        assert explanation.latents.shape == (10, 6)
+        assert explanation.target == "bright"
+        assert explanation.original.class_name in {"dark", "bright"}
+
+    def test_the_difference_is_that_of_the_ends(self, explanation):
+        expected = (explanation.images[-1] - explanation.images[0]).abs()
+        assert torch.equal(explanation.saliency["difference"].values, expected)
+
+    def test_provenance_names_versions_hashes_and_options(self, explanation):
+        provenance = explanation.provenance
+        assert provenance["versions"]["torch"] == torch.__version__
+        assert len(provenance["classifier"]["sha256"]) == 64
+        assert provenance["options"]["walk"] == "gradient"
+        assert provenance["options"]["seed"] == 0
+
+    def test_everything_but_pixels_is_json(self, explanation):
+        assert json.loads(json.dumps(explanation.to_dict(), allow_nan=False))["target"] == "bright"
+
+    def test_its_repr_is_one_line(self, explanation):
+        own = f"{explanation.original.level:.2f}"
+        assert repr(explanation) == (
+            f"Explanation(target='bright', original={own}, reached=10/10, verdict='trust')"
+        )
+
+
+def test_the_same_call_gives_the_same_bits(image, classifier, generator, explanation):
+    again = explain(image, Classifier(classifier, class_names=("dark", "bright")), generator=generator)
+    assert torch.equal(again.images, explanation.images)
+    assert again.to_dict() == explanation.to_dict()
+
+
+def test_another_target_walks_the_other_way(image, classifier, generator, explanation):
+    wrapped = Classifier(classifier, class_names=("dark", "bright"))
+    dark = explain(image, wrapped, generator=generator, target="dark")
+    assert dark.target == "dark"
+    assert_allclose(dark.images.flip(0), explanation.images, atol=2e-3)
+
+
+def test_multiclass_explains_the_predicted_class_by_default(image, generator):
+    class Three(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(4 * generator.basis[:, :3].clone())
+
+        def forward(self, images):
+            return (images - 0.5).flatten(1) @ self.weight
+
+    model = Three()
+    found = explain(image, model, generator=generator)
+    assert found.target == f"class {int(model(image[None]).argmax())}"
+    pair = explain(image, model, generator=generator, target=(0, 2), levels=[0.2, 0.8])
+    with torch.no_grad():
+        logits = model(pair.images)
+    assert_allclose(torch.sigmoid(logits[:, 2] - logits[:, 0]), [0.2, 0.8], atol=0.003)
+    assert pair.target == "class 2 rather than class 0"
+
+
+def test_a_large_image_is_explained_at_its_own_size(generator, classifier):
+    large = nn.functional.interpolate(toy_images(1), size=(50, 50), mode="bicubic").clamp(0, 1)[0]
+    found = explain(large, Classifier(classifier, size=16), generator=generator)
+    assert found.images.shape == (10, 1, 50, 50)
+    assert found.frames["reached"].all()
+    assert found.bare.image.shape == (1, 16, 16)
+    assert "<iframe" in found._repr_html_()
+    assert any("16x16" in sentence for sentence in found.assumptions)
+
+
+def test_an_eight_bit_file_is_explained_like_its_tensor(tmp_path, image, classifier, generator):
+    path = tmp_path / "image.png"
+    Image.fromarray(to_uint8(image)).save(path)
+    found = explain(path, classifier, generator=generator)
+    assert_allclose(found.original.image, image, atol=0.5 / 255)
+
+
+# -- the classifier is left as it was found ------------------------------------------------------------
+
+
+def test_the_classifier_is_left_as_it_was_found(image, generator):
+    model = LogisticClassifier(generator).train()
+    model.weight.grad = torch.ones_like(model.weight)
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    explain(image, model, generator=generator)
+    assert model.training
+    assert model.weight.requires_grad
+    assert torch.equal(model.weight.grad, torch.ones_like(model.weight))
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+
+
+def test_also_after_an_exception(image, generator):
+    class Failing(LogisticClassifier):
+        calls = 0
+
+        def forward(self, images):
+            Failing.calls += 1
+            if Failing.calls > 12:
+                raise RuntimeError("out of memory")
+            return super().forward(images)
+
+    model = Failing(generator).train()
+    with pytest.raises((RuntimeError, ClassifierError), match="out of memory"):
+        explain(image, model, generator=generator)
+    assert model.training
+    assert model.weight.requires_grad
+    assert model.weight.grad is None
+
+
+# -- broken parts must not be believed -----------------------------------------------------------------
+
+
+class Shuffled(LinearGenerator):
+    def _decode(self, codes):
+        return super()._decode(codes[:, [3, 4, 5, 0, 1, 2]])
+
+
+class Constant(LinearGenerator):
+    def _decode(self, codes):
+        return super()._decode(0 * codes)
+
+
+@pytest.mark.parametrize("broken", [Shuffled, Constant])
+def test_a_broken_decoder_is_not_trusted_although_the_detail_hides_it(image, classifier, broken):
+    generator = broken().eval()
+    found = explain(image, classifier, generator=generator)
+    assert found.verdict.status == "distrust"
+    assert check_of(found, "reconstruction").status == "fail"
+    z = generator.encode(image[None])
+    assert_allclose(generator.decode(z, generator.detail(image[None], z)), image[None], atol=1e-6)
+
+
+def test_a_constant_decoder_cannot_be_walked(image, classifier):
+    found = explain(image, classifier, generator=Constant().eval())
+    assert check_of(found, "compatibility").status == "fail"
+    assert "the gradient vanished" in found.frames["reason"][0]
+
+
+def test_a_generator_that_hides_what_the_classifier_reads_fails_the_gap(image, generator):
+    """The classifier reads the noise that the code does not hold."""
+    residual = (image[None] - generator.bare(image[None])).flatten()
+    model = LogisticClassifier(generator)
+    with torch.no_grad():
+        model.weight += 8 * residual / residual.square().sum()
+        model.offset.fill_(-4 - float((image.flatten() - 0.5) @ LogisticClassifier(generator).weight))
+    found = explain(image, model, generator=generator)
+    gap = check_of(found, "reconstruction gap")
+    assert gap.status == "fail"
+    assert "not in the code" in gap.sentence
+    assert found.verdict.status == "distrust"
+
+
+def test_an_unreachable_level_is_a_limit_with_its_reason(image, generator, classifier):
+    class Ceiling(LogisticClassifier):
+        def forward(self, images):
+            return 2 * torch.tanh(super().forward(images))
+
+    found = explain(image, Ceiling(generator), generator=generator)
+    assert not found.frames["reached"].iloc[-1]
+    assert "level 0.95 not reached" in found.frames["reason"].iloc[-1]
+    assert found.verdict.status in {"limits", "distrust"}
+    assert "not reached" in found.outcome
+
+
+def test_an_image_unlike_the_training_images_is_not_trusted(generator, classifier):
+    strange = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert check_of(explain(strange, classifier, generator=generator), "reconstruction").status == "fail"
+
+
+def test_thresholds_can_be_overridden(image, classifier, generator):
+    strict = Thresholds(rounding=1e-9)
+    found = explain(image, classifier, generator=generator, thresholds=strict)
+    assert check_of(found, "8-bit frames").status == "limit"
+    assert found.verdict.status == "limits"
+
+
+# -- what cannot be explained is named -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"walk": "random"}, OptionError, "walk: is not known"),
+        ({"detail": 2}, OptionError, r"detail: must lie in \[0, 1\]"),
+        ({"saliency": "difference"}, OptionError, "saliency: must be a tuple"),
+        ({"saliency": ("magic",)}, OptionError, "saliency: must be a tuple of known methods"),
+        ({"levels": [0, 0.5]}, OptionError, "levels: must be probabilities"),
+        ({"target": 7}, ClassifierError, "target"),
+        ({"target": "cat"}, ClassifierError, "target"),
+        ({"generator": "no such"}, OptionError, "source: is neither a model of the zoo"),
+    ],
+)
+def test_options_outside_their_range(image, classifier, generator, options, error, message):
+    with pytest.raises(error, match=message):
+        explain(image, classifier, **{"generator": generator, **options})
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.full((1, 16, 16), float("nan")), "nan|NaN|finite"),
+        (torch.full((1, 16, 16), 3.0), "range|scale|0, 1"),
+        ("no such file.png", "file"),
+    ],
+)
+def test_images_that_cannot_be_used(bad, message, classifier, generator):
+    with pytest.raises(ImageError, match=message):
+        explain(bad, classifier, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda images: images.mean((1, 2, 3)) * float("nan"), "finite|NaN"),
+        (lambda images: images.sum((1, 2, 3)) * 0 + 1.5, "same|constant"),
+        (lambda images: torch.softmax(images.flatten(1)[:, :3], 1), "probabilities"),
+    ],
+)
+def test_classifiers_that_cannot_be_explained(image, generator, model, message):
+    with pytest.raises(ClassifierError, match=message):
+        explain(image, model, generator=generator)
+
+
+def test_a_generator_of_other_channels_is_named(classifier, generator):
+    with pytest.raises(GeneratorError, match=r"generator: takes 1 channels \(received image with 3\)"):
+        explain(torch.rand(3, 16, 16), lambda images: classifier(images[:, :1]), generator=generator)
+
+
+# -- kept and shown ------------------------------------------------------------------------------------
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path, explanation):
+    explanation.save(tmp_path / "kept")
+    loaded = Explanation.load(tmp_path / "kept")
+    assert loaded.to_dict() == explanation.to_dict()
+    for name in ("images", "latents"):
+        assert torch.equal(getattr(loaded, name), getattr(explanation, name))
+    assert torch.equal(loaded.saliency["difference"].values, explanation.saliency["difference"].values)
+    assert loaded._page().keys() == explanation._page().keys()
+
+
+def test_a_changed_or_missing_record_is_refused(tmp_path, explanation):
+    with pytest.raises(ModelFileError, match="has no readable card or record"):
+        Explanation.load(tmp_path)
+    explanation.save(tmp_path / "kept")
+    tensors = tmp_path / "kept" / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(ModelFileError, match="was changed after it was written"):
+        Explanation.load(tmp_path / "kept")
+    record = tmp_path / "kept" / "explanation.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 99}))
+    with pytest.raises(ModelFileError, match="of another format"):
+        Explanation.load(tmp_path / "kept")
+
+
+def test_saving_over_something_else_is_refused(tmp_path, explanation):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="left alone"):
+        explanation.save(tmp_path)
+
+
+def test_page_and_animation_are_written(tmp_path, explanation):
+    page = explanation.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert explanation.verdict.sentence in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    with Image.open(explanation.to_gif(tmp_path / "walk.gif")) as animation:
+        assert animation.n_frames >= 10
+    assert "<iframe" in explanation._repr_html_()
+
+
+def test_show_opens_the_page_outside_of_notebooks(monkeypatch, explanation):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    explanation.show()
+    assert opened[0].startswith("file://")
