@@ -16,6 +16,7 @@ from explainer.checks.consistency import code_typicality, latent_closeness, reco
 from explainer.classifier import Classifier, Target
 from explainer.errors import GeneratorError, OptionError
 from explainer.explanation import Explanation, Picture
+from explainer.frozen import modules_within
 from explainer.generators.base import Generator
 from explainer.generators.zoo import fitting_generator, load_generator
 from explainer.image import as_image
@@ -56,8 +57,9 @@ def explain(
             made at the generator's size, and the difference is added to the image at its own.
         classifier: A :class:`Classifier`, or a module or callable, which is wrapped with its defaults. It
             is left as it was found: mode, gradients, hooks, device.
-        generator: A generator, the name of one in the zoo, a folder, or ``"auto"``: the one of the zoo
-            that has the image's channels and reconstructs it no worse than its held-out images.
+        generator: A generator (it is put in evaluation mode, on the device), the name of one in the zoo, a
+            folder, or ``"auto"``: the one of the zoo that has the image's channels and reconstructs it
+            better than the worst fortieth of its held-out images.
         target: A class by index or name, or ``(a, b)``: from a towards b. By default the positive class
             of a binary classifier, else the class predicted for the image.
         levels: Probabilities of the target to walk to, strictly between 0 and 1, whatever the image's own
@@ -69,7 +71,7 @@ def explain(
         thresholds: Where the checks turn from pass to limit to fail.
         seed: Of everything drawn at random. The gradient walk draws nothing.
         device: Where to compute; by default where the classifier's parameters are.
-        progress: Reserved for walks that take long; the gradient walk shows none.
+        progress: For walks that take long. One gradient walk takes under a second and shows none.
 
     Returns:
         The explanation. A level that could not be reached is in its frames with the reason.
@@ -86,7 +88,7 @@ def explain(
     _require_options(detail, saliency)
     wrapped = classifier if isinstance(classifier, Classifier) else Classifier(classifier)
     with wrapped.frozen():
-        place = torch.device(device) if device is not None else torch.device("cpu")
+        place = _device(device, wrapped)
         images = picture[None].to(place)
         wrapped.check(images)
         wanted = wrapped.target(target, images)
@@ -138,6 +140,16 @@ def _require_options(detail: float, saliency: Sequence[str]) -> None:
             "saliency", "must be a tuple of known methods", received=saliency,
             remedy=f"Choose from {SALIENCY}; an empty tuple makes none.",
         )  # fmt: skip
+
+
+def _device(device: str | torch.device | None, classifier: Classifier) -> torch.device:
+    """The device asked for, else the classifier's own."""
+    if device is not None:
+        return torch.device(device)
+    if classifier.device is not None:
+        return classifier.device
+    modules = modules_within(classifier.model)
+    return next((p.device for module in modules for p in module.parameters()), torch.device("cpu"))
 
 
 def _generator(generator: Generator | str, images: Tensor) -> Generator:

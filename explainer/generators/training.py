@@ -28,7 +28,7 @@ __all__ = ["CARD", "CARD_FORMAT", "Phase", "TrainableGenerator"]
 
 CARD = "card.json"
 CARD_FORMAT = 1
-QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
+QUANTILES = (0.5, 0.9, 0.95, 0.975, 0.99, 0.999, 1.0)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from explainer.storage import read_json, read_tensors
 
 __all__ = ["fitting_generator", "list_models", "load_classifier", "load_generator"]
 
+FITTING = "0.975"
 KINDS: dict[str, type[TrainableGenerator]] = {cls.kind: cls for cls in (VAE, TwoStageVAE)}
 
 
@@ -96,8 +97,9 @@ def load_classifier(source: str) -> Classifier:
 def fitting_generator(images: Tensor) -> TrainableGenerator:
     """The zoo generator that fits images, for ``generator="auto"``.
 
-    A generator fits if it has as many channels and reconstructs the images no worse than the worst of
-    the held-out images it was measured on.
+    A generator fits if it has as many channels and reconstructs the images better than the worst fortieth
+    of the held-out images it was measured on. One that is named is used whatever its error: the check of the
+    explanation then says how unusual the image is.
 
     Args:
         images: ``(N, C, H, W)`` in [0, 1], any size.
@@ -124,21 +126,21 @@ def fitting_generator(images: Tensor) -> TrainableGenerator:
             "generator",
             f"no generator of the zoo fits this image: {'; '.join(tried)}",
             received=f"image of shape {tuple(images.shape[1:])}",
-            remedy="Crop the image as the generator's card says, or pass a generator trained on such images: "
-            "TwoStageVAE(shape).fit(images).",
+            remedy="Crop the image like the generator's training images (its README says how), name the "
+            "generator to use it all the same, or train one: TwoStageVAE(shape).fit(images).",
         )
     return best[1]
 
 
 def misfit(generator: Generator, images: Tensor) -> tuple[float, str]:
-    """Error of ``bare`` over the worst held-out error, the largest over the images, and a clause about it."""
-    size = (images.shape[-2], images.shape[-1])
-    top, left, height, width = generator.region(size)
+    """Largest error of ``bare`` over what held-out images stay below, and a clause about it."""
+    top, left, height, width = generator.region((images.shape[-2], images.shape[-1]))
     error = float(generator.bare_error(generator.resized(images)).max())
-    quantiles = generator.quantiles["bare"]
-    return error / quantiles["1"], (
+    usual, limit = (generator.quantiles["bare"][share] for share in ("0.5", FITTING))
+    return error / limit, (
         f"its region (rows {top}-{top + height}, columns {left}-{left + width}) is reconstructed with error "
-        f"{error:.4f}, held-out images with {quantiles['0.5']:.4f} (median) to {quantiles['1']:.4f} (worst)"
+        f"{error:.4f}, held-out images with {usual:.4f} (median), {float(FITTING):.1%} of them with less "
+        f"than {limit:.4f}"
     )
 
 

@@ -166,13 +166,13 @@ class Walk(ABC):
 
     name = "walk"
 
-    def __init__(self, *, radius: float = 2.0, steps: int = 60) -> None:
+    def __init__(self, *, radius: float = 1.0, steps: int = 60) -> None:
         if radius <= 0 or steps < 1:
             raise OptionError(
                 "radius, steps",
                 "must be positive",
                 received=(radius, steps),
-                remedy="Try radius=2, steps=60.",
+                remedy="Try radius=1, steps=60.",
             )
         self.radius, self.steps = radius, steps
 

@@ -1,0 +1,39 @@
+import json
+import re
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def tables(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import tables
+
+    yield tables
+    sys.modules.pop("tables")
+
+
+def test_the_results_page_shows_the_committed_results(repository, tables):
+    assert (repository / "docs" / "results.md").read_text(encoding="utf-8") == tables.page()
+
+
+def test_links_between_documents_lead_somewhere(repository):
+    for document in [
+        repository / "README.md",
+        *repository.glob("docs/*.md"),
+        *repository.glob("models/*/README.md"),
+    ]:
+        for link in re.findall(r"\]\((?!https?://)([^)#]+)", document.read_text(encoding="utf-8")):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_every_zoo_weight_is_named_with_its_hash_and_small_enough(repository):
+    for card_file in repository.glob("models/*/card.json"):
+        card = json.loads(card_file.read_text(encoding="utf-8"))
+        entries = [card["generator"], *card["classifiers"].values()]
+        files = {path.name for path in card_file.parent.glob("*.safetensors")}
+        assert files == {entry["file"] for entry in entries}
+        assert all(len(entry["sha256"]) == 64 for entry in entries)
+        assert all((card_file.parent / name).stat().st_size <= 8_000_000 for name in files)
+        assert {"licence", "data", "limits", "summary"} <= card.keys()

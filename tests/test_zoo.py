@@ -1,0 +1,84 @@
+"""The models that ship with the package: whole, honest about what fits, and good enough for a demo."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from skimage.data import astronaut
+
+from explainer import as_image, explain, load_classifier, load_generator
+from explainer.errors import GeneratorError, ModelFileError, OptionError
+from explainer.generators.zoo import fitting_generator, list_models
+
+
+def face(half=60, size=None):
+    crop = astronaut()[max(0, 115 - half) : 115 + half, max(0, 224 - half) : 224 + half]
+    return as_image(crop.copy())
+
+
+@pytest.fixture(scope="module")
+def explanation():
+    return explain(face(), load_classifier("faces/smile"))
+
+
+def test_the_cards_name_data_licence_limits_and_metrics():
+    (card,) = [card for card in list_models() if card["name"] == "faces"]
+    assert card["licence"]
+    assert len(card["limits"]) >= 3
+    assert card["generator"]["test"]["stage 1"]["ssim"][0] > 0.88
+    assert card["classifiers"]["smile"]["test"]["auc"] > 0.95
+
+
+def test_the_astronauts_smile_is_walked_to_every_level(explanation):
+    assert explanation.frames["reached"].all()
+    assert explanation.verdict.status in {"trust", "limits"}
+    assert explanation.original.class_name == "smiling"
+    assert explanation.provenance["generator"]["source"] == "faces"
+
+
+def test_a_second_opinion_agrees_at_both_ends(explanation):
+    second = load_classifier("faces/smile-second")
+    ends = second.level(explanation.images[[0, -1]], second.target(None, explanation.images))
+    assert ends[0] < 0.5 < ends[1]
+
+
+def test_the_change_is_where_the_mouth_is_and_not_in_the_corners(explanation):
+    change = explanation.saliency["difference"].summed()
+    mouth, corners = change[75:105, 35:85].mean(), torch.cat([change[:20, :20], change[-20:, :20]]).mean()
+    assert mouth > 2 * corners
+
+
+@pytest.mark.parametrize("half", [80, 110])
+def test_a_wider_crop_does_not_fit_and_the_error_shows_by_how_much(half):
+    message = r"no generator of the zoo fits this image: faces: its region .* is reconstructed with error"
+    with pytest.raises(GeneratorError, match=message):
+        fitting_generator(face(half)[None])
+
+
+def test_noise_and_other_channels_do_not_fit():
+    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(GeneratorError, match="no generator of the zoo fits"):
+        fitting_generator(noise)
+    with pytest.raises(GeneratorError, match="faces takes 3 channels"):
+        fitting_generator(noise[:, :2])
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(OptionError, match=r"is not in the zoo .*faces/smile"):
+        load_classifier("faces/age")
+    with pytest.raises(OptionError, match=r"Choose one of the zoo \(.*faces"):
+        load_generator("fungi")
+    with pytest.raises(OptionError):
+        load_classifier("fungi/edible")
+
+
+def test_a_tampered_zoo_folder_is_refused(tmp_path, repository):
+    folder = tmp_path / "faces"
+    shutil.copytree(repository / "models" / "faces", folder)
+    load_generator(folder)
+    card = json.loads((folder / "card.json").read_text())
+    card["generator"]["sha256"] = "0" * 64
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ModelFileError, match="generator: was changed after it was written"):
+        load_generator(folder)
