@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import record
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "faces"))
@@ -31,7 +32,7 @@ from train import read_faces
 from explainer import load_classifier, load_generator
 from explainer.classifier import Classifier
 from explainer.generators.base import Generator
-from explainer.metrics import mse, ssim, wilson_interval
+from explainer.metrics import mse, r2, ssim, wilson_interval
 from explainer.walks import GradientWalk, Scene
 from explainer.walks.base import TOLERANCE, require_levels
 
@@ -47,8 +48,11 @@ def one_photograph_each(data: Path, split: str, people: int, seed: int = 0) -> t
     return images[torch.tensor(chosen.index.to_numpy())].float() / 255, chosen.reset_index(drop=True)
 
 
-def scene_of(generator: Generator, classifier: Classifier, images: Tensor, strength: float = 1.0) -> Scene:
-    classifier.check(images[:4])
+def scene_of(
+    generator: Generator, classifier: Classifier, images: Tensor, strength: float = 1.0, *, check: bool = True
+) -> Scene:
+    if check:
+        classifier.check(images[:4])
     return Scene(generator, classifier, classifier.target(None, images), images, strength=strength)
 
 
@@ -101,8 +105,8 @@ def calibration(generator: Generator, images: Tensor) -> dict[str, Any]:
         "images with monotone frames": share((achieved.diff(dim=1) >= -1e-6).all(dim=1)),
         "second classifier on the requested side at .05": share(other[:, at[0.05]] < 0.5),
         "second classifier on the requested side at .95": share(other[:, at[0.95]] > 0.5),
-        "second classifier on the requested side, both ends": share(
-            torch.cat([other[:, at[0.05]] < 0.5, other[:, at[0.95]] > 0.5])
+        "second classifier on the requested side at both ends": share(
+            (other[:, at[0.05]] < 0.5) & (other[:, at[0.95]] > 0.5)
         ),
         "second classifier agrees on the originals": share(
             (levels_of(second, images[:, None])[:, 0] > 0.5) == (own > 0.5)
@@ -137,25 +141,45 @@ def reconstruction(generator: Generator, images: Tensor) -> dict[str, Any]:
     }
 
 
+def principal_components(data: Path, generator: Generator, images: Tensor) -> dict[str, Any]:
+    """The linear peer of the compact code: as many principal components of the training images."""
+    training = read_faces(data, "train")[0].flatten(1).numpy() / np.float32(255)
+    pca = PCA(generator.latent_dim, svd_solver="randomized", random_state=0).fit(training)
+    flat = images.flatten(1).numpy()
+    rebuilt = torch.from_numpy(pca.inverse_transform(pca.transform(flat))).view_as(images).float()
+    with torch.no_grad():
+        bare = generator.bare(images)
+    return {
+        "components": generator.latent_dim,
+        "R2 per channel, PCA": r2(rebuilt, images).tolist(),
+        "R2 per channel, bare": r2(bare, images).tolist(),
+        "MSE, PCA": float(mse(rebuilt, images).mean()),
+        "MSE, bare": float(mse(bare, images).mean()),
+    }
+
+
 def cost(generator: Generator, images: Tensor) -> dict[str, Any]:
-    """Seconds of one walk over seconds of ten forward passes of decoder and classifier, image by image."""
+    """Seconds of one walk over seconds of ten forward passes of decoder and classifier, image by image.
+
+    A walk is everything from the image to the scored frames: encoding, detail, steps, delivery.
+    """
     smile = load_classifier("faces/smile")
+    smile.check(images[:4])
     ratios, seconds = [], []
     with smile.frozen():
         for image in images[:25]:
-            scene = scene_of(generator, smile, image[None])
             started = time.perf_counter()
-            GradientWalk()(scene, TEN_LEVELS)
+            scene = scene_of(generator, smile, image[None], check=False)
+            levels_of(smile, deliver(scene, GradientWalk()(scene, TEN_LEVELS).latents))
             walked = time.perf_counter()
-            row = torch.zeros(1, dtype=torch.long)
             for _ in range(10):
-                scene.score(scene.z, row)
+                scene.score(scene.z, torch.zeros(1, dtype=torch.long))
             passed = time.perf_counter()
             seconds.append(walked - started)
             ratios.append((walked - started) / (passed - walked))
-        scene = scene_of(generator, smile, images)
         started = time.perf_counter()
-        GradientWalk()(scene, TEN_LEVELS)
+        scene = scene_of(generator, smile, images, check=False)
+        levels_of(smile, deliver(scene, GradientWalk()(scene, TEN_LEVELS).latents))
         walked = time.perf_counter()
         for _ in range(10):
             scene.score(scene.z, torch.arange(len(images)))
@@ -275,14 +299,34 @@ def tuned(generator: Generator, images: Tensor) -> dict[str, float]:
     return best[1]
 
 
+def ours_at_once(generator: Generator, images: Tensor) -> dict[str, Any]:
+    """All images in one batch, to ten levels on both sides of each."""
+    smile = load_classifier("faces/smile")
+    smile.check(images[:4])
+    with smile.frozen():
+        began = time.perf_counter()
+        scene = scene_of(generator, smile, images, check=False)
+        result = GradientWalk()(scene, TEN_LEVELS)
+        levels = levels_of(smile, deliver(scene, result.latents))
+        seconds = (time.perf_counter() - began) / len(images)
+    moved = torch.where(scene.score0 > 0, levels.amin(dim=1), 1 - levels.amax(dim=1))
+    return {
+        "class flipped": share(moved < 0.5),
+        "past .1 / .9": share(moved <= 0.1 + TOLERANCE),
+        "level at the end, median": float(moved.median()),
+        "seconds per image": seconds,
+    }
+
+
 def ours_on_the_same_task(generator: Generator, images: Tensor) -> dict[str, Any]:
     """One image at a time, from its own class past the other side with ten frames, like latent shift."""
     smile = load_classifier("faces/smile")
+    smile.check(images[:4])
     final, seconds = [], []
     with smile.frozen():
         for image in images:
             began = time.perf_counter()
-            scene = scene_of(generator, smile, image[None])
+            scene = scene_of(generator, smile, image[None], check=False)
             own = float(torch.sigmoid(scene.score0)[0])
             levels = np.linspace(0.05, 0.45, 10) if own > 0.5 else np.linspace(0.55, 0.95, 10)
             result = GradientWalk()(scene, require_levels(levels))
@@ -310,6 +354,8 @@ def main() -> None:
     images, _ = one_photograph_each(options.data, options.split, options.people)
     validation, _ = one_photograph_each(options.data, "val", 30)
     result: dict[str, Any] = {"split": options.split, "people": len(images), "seed": 0}
+    result["pca"] = principal_components(options.data, generator, images)
+    print(result["pca"], flush=True)
     for name, measure in (
         ("calibration", calibration), ("reconstruction", reconstruction), ("cost", cost),
         ("confounding", confounding),
@@ -319,6 +365,7 @@ def main() -> None:
     chosen = tuned(generator, validation)
     result["latent shift"] = {
         "ours": ours_on_the_same_task(generator, images),
+        "ours, all at once, both sides": ours_at_once(generator, images),
         "latent shift, defaults": latent_shift(generator, images),
         "latent shift, tuned on val": latent_shift(generator, images, **chosen) | {"options": chosen},
     }

@@ -262,7 +262,8 @@ def _assumptions(scene: Scene, target: Target, detail: float) -> tuple[str, ...]
     channels, inner_height, inner_width = scene.generator.shape
     size = f"{inner_width}x{inner_height}"
     resized = "" if (height, width) == (inner_height, inner_width) else (
-        f" The walk was made at {size} pixels and its difference was added to the image at {width}x{height}."
+        f" The walk was made at {size} pixels; its frames were enlarged to {width}x{height} and carry the "
+        "image's finer detail where they do not change it."
     )  # fmt: skip
     return (
         f"The classifier: {scene.classifier.preprocessing}",

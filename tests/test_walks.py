@@ -103,7 +103,7 @@ def test_the_same_walk_twice_is_the_same_bit_for_bit():
     assert torch.equal(first.latents, second.latents)
 
 
-def test_larger_images_get_the_upsampled_difference_and_nothing_else():
+def test_larger_images_get_the_upsampled_difference_and_keep_their_finer_detail():
     generator = LinearGenerator()
     model = LogisticClassifier(generator)
     large = resize(toy_images(2), (40, 40)) + 0.02 * torch.rand(2, 1, 40, 40)

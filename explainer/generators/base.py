@@ -42,14 +42,14 @@ class Detail:
         return replace(self, values={name: value[rows] for name, value in self.values.items()})
 
 
-def gate(y: Tensor, y0: Tensor, tau: float) -> Tensor:
+def gate(y: Tensor, y0: Tensor, tau: float, window: int = 5) -> Tensor:
     """Mask ``(N, 1, H, W)``: 1 where ``y`` equals ``y0``, towards 0 where they differ by more than ``tau``.
 
     >>> gate(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8), .03).min()
     tensor(1.)
     """
     change = (y - y0).detach().abs().mean(dim=1, keepdim=True)
-    blurred = functional.avg_pool2d(change, 5, stride=1, padding=2, count_include_pad=False)
+    blurred = functional.avg_pool2d(change, window, stride=1, padding=window // 2, count_include_pad=False)
     return torch.exp(-blurred / tau)
 
 
@@ -192,6 +192,27 @@ class Generator(nn.Module, ABC):
             return 0, (width - kept) // 2, height, kept
         kept = round(width / wanted)
         return (height - kept) // 2, 0, kept, width
+
+    def at_full_size(self, frames: Tensor, small: Tensor, images: Tensor) -> Tensor:
+        """Frames at the generator's size, delivered at the size of the images they belong to.
+
+        What is too fine for the generator, ``images - upsampled(small)``, is kept, but fades out where the
+        frame changes the image (with a gate of width ``2 tau``). Outside :meth:`region` nothing changes.
+
+        Args:
+            frames: ``(N, C, H, W)`` at the generator's size.
+            small: What the frames were before any move, :meth:`resized` of the images.
+            images: ``(N, C, any, any)``.
+        """
+        if frames.shape[-2:] == images.shape[-2:]:
+            return frames
+        top, left, height, width = self.region((images.shape[-2], images.shape[-1]))
+        delivered = images.clone()
+        part = images[..., top : top + height, left : left + width]
+        mask = gate(self.normalise(frames), self.normalise(small), 2 * self.tau)
+        mask, enlarged, before = (resize(each, (height, width)) for each in (mask, frames, small))
+        delivered[..., top : top + height, left : left + width] = enlarged + mask * (part - before)
+        return delivered.clamp(0, 1)
 
     def resized(self, images: Tensor) -> Tensor:
         """The seen region of images ``(N, C, any, any)`` at the generator's size."""

@@ -6,11 +6,12 @@ Stage 2 is a VAE of the whitened ``z1`` with a vector code ``z2`` of 8-64 dimens
 it collapses to grey averages. With ``G1`` the first decoder and ``H`` the second,
 
 .. math:: \mathrm{bare} = G_1(H(z_2)), \qquad
-          y = G_1(a z_1 + (1 - a) H(z_2) + H(z_2') - H(z_2)), \qquad x' = y + a M (x - y_0)
+          y = G_1(H(z_2') + a M_1 (z_1 - H(z_2))), \qquad x' = y + a M (x - y_0)
 
-with :math:`y_0` the value of y at z_2' = z_2,
-
-so the stage-1 latent carries the detail of the image and the gated pixel residual what is left.
+with :math:`y_0` the value of y at :math:`z_2' = z_2`. The stage-1 latent carries the detail of the image,
+the pixel residual what is left, and both fade out where the walk changes the image:
+:math:`M_1 = \exp(-\mathrm{blur}_3(\overline{|H(z_2') - H(z_2)|}) / \tau_1)`, in whitened units, is what keeps
+teeth from shining through a mouth that has closed.
 
 Two-stage VAEs: Dai & Wipf 2019 (arXiv 1903.05789).
 """
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from explainer.generators.base import Detail, as_unit_interval
+from explainer.generators.base import Detail, as_unit_interval, gate
 from explainer.generators.networks import MapDecoder, MapEncoder, split_gaussian
 from explainer.generators.objectives import gaussian_kl
 from explainer.generators.training import Phase, TrainableGenerator
@@ -43,7 +44,8 @@ class TwoStageVAE(TrainableGenerator):
         laplacian: Weight of the Laplacian-pyramid term in both stages.
         latent_match: Weight of the squared error of whitened stage-1 latents, in nats per value.
         first_share: Share of the training budget that goes to stage 1.
-        tau: Width of the gate of the carried pixel residual.
+        tau: Width of the gate of the carried pixel residual, in normalised intensity.
+        latent_tau: Width of the gate of the carried stage-1 latents, in their standard deviations.
 
     >>> generator = TwoStageVAE((1, 32, 32), latent_dim=8, widths=(8, 16, 16), code_width=16)
     >>> generator.encode(torch.zeros(2, 1, 32, 32)).shape
@@ -65,9 +67,11 @@ class TwoStageVAE(TrainableGenerator):
         laplacian: float = 2.0,
         latent_match: float = 0.1,
         first_share: float = 0.5,
-        tau: float = 0.03,
+        tau: float = 0.05,
+        latent_tau: float = 1.0,
     ) -> None:
         super().__init__(shape, latent_dim, multiple=2 ** len(widths), tau=tau)
+        self.latent_tau = float(latent_tau)
         self.latent_match, self.first_share, self.code_width = (
             float(latent_match),
             float(first_share),
@@ -126,8 +130,10 @@ class TwoStageVAE(TrainableGenerator):
         }
 
     def _deliver(self, codes: Tensor, detail: Detail) -> Tensor:
-        move = self.stage2["decoder"](codes) - detail.values["stage2"]
-        return self._fill_in(self._render(detail.values["base"] + move), detail)
+        start = detail.values["stage2"]
+        moved = self.stage2["decoder"](codes)
+        carried = gate(moved, start, self.latent_tau, window=3) * (detail.values["base"] - start)
+        return self._fill_in(self._render(moved + carried), detail)
 
     # -- training ------------------------------------------------------------------------------------
 
@@ -188,4 +194,5 @@ class TwoStageVAE(TrainableGenerator):
             "code_width": self.code_width,
             "latent_match": self.latent_match,
             "first_share": self.first_share,
+            "latent_tau": self.latent_tau,
         }

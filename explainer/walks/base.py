@@ -15,6 +15,7 @@ on one path, and their levels are exact to a fraction of the tolerance. What is 
 closest frame and says why.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -24,14 +25,15 @@ from torch import Tensor
 from explainer.classifier import Classifier, Target
 from explainer.errors import OptionError
 from explainer.generators.base import Generator
-from explainer.image import resize
 
 __all__ = ["TOLERANCE", "Scene", "Walk", "WalkResult", "require_levels"]
 
 TOLERANCE = 0.02
 """A frame is reached if its achieved level is this close to what was asked for."""
 
-_AIM = 0.002
+AIM = 0.002
+"""How close the interpolation goes, or a quarter of the smallest gap between levels if that is less."""
+
 _OVERSHOOT = 0.05
 _FLAT_GRADIENT = 1e-6
 _SMALLEST_RADIUS = 1e-3
@@ -60,8 +62,8 @@ def require_levels(levels: object) -> Tensor:
 class Scene:
     """Some images, seen through a generator and a classifier: latents in, delivered images and scores out.
 
-    Images larger than the generator's are delivered at full size: the *difference* that the walk makes
-    is resized and added to them. An image of another aspect ratio is walked in its central part.
+    Images of another size than the generator's are delivered at their own, see
+    :meth:`Generator.at_full_size`. An image of another aspect ratio is walked in its central part.
 
     Args:
         generator: In evaluation mode.
@@ -101,13 +103,7 @@ class Scene:
     def deliver(self, z: Tensor, rows: Tensor) -> Tensor:
         """Delivered images ``(M, C, H, W)`` of codes ``(M, D)`` that belong to the images ``rows``."""
         frames = self.generator.decode(z, self.detail[rows])
-        if frames.shape[-2:] == self.images.shape[-2:]:
-            return frames
-        top, left, height, width = self.region
-        delivered = self.images[rows].clone()
-        change = resize(frames - self.small[rows], (height, width))
-        delivered[..., top : top + height, left : left + width] += change
-        return delivered.clamp(0, 1)
+        return self.generator.at_full_size(frames, self.small[rows], self.images[rows])
 
     @torch.no_grad()
     def score(self, z: Tensor, rows: Tensor) -> Tensor:
@@ -238,7 +234,9 @@ class Walk(ABC):
             active = []
             for key, code, score, gradient in zip(walking, z, scores.tolist(), gradients, strict=True):
                 lane, sign = lanes[key], key[1]
-                if sign * (score - lane.scores[-1]) > 0:
+                if not math.isfinite(score) and radius[key] < 2 * _SMALLEST_RADIUS:
+                    lane.stopped = "the classifier's score was not finite further on"
+                elif sign * (score - lane.scores[-1]) > 0:
                     lane.codes.append(code)
                     lane.scores.append(score)
                     lane.gradients.append(gradient)
@@ -256,6 +254,9 @@ class Walk(ABC):
         """The next move of a lane, or None with the reason noted in the lane."""
         gradient = lane.gradients[-1]
         length = float(gradient.norm())
+        if not math.isfinite(length):
+            lane.stopped = "the classifier's score or gradient was not finite"
+            return None
         if not length > _FLAT_GRADIENT:
             lane.stopped = "the gradient vanished"
             return None
@@ -285,7 +286,8 @@ class Walk(ABC):
                 elif segment > 0:
                     brackets.append((image, position, want, lane, segment))
         if brackets:
-            codes = _interpolate(scene, brackets)
+            gap = torch.sigmoid(wanted).diff().min() if len(wanted) > 1 else torch.inf
+            codes = _interpolate(scene, brackets, aim=min(AIM, float(gap) / 4))
             for (image, position, *_), code in zip(brackets, codes, strict=True):
                 latents[image, position] = code
         return latents
@@ -299,7 +301,7 @@ class Walk(ABC):
         return f"level {level:.2f} not reached: {lane.stopped} at {end:.2f}"
 
 
-def _interpolate(scene: Scene, brackets: list[tuple[int, int, float, _Lane, int]]) -> Tensor:
+def _interpolate(scene: Scene, brackets: list[tuple[int, int, float, _Lane, int]], *, aim: float) -> Tensor:
     """Codes at which the score is as wanted, on segments whose ends lie on either side of it.
 
     The first guess inverts the cubic through both ends' scores and slopes; further guesses interpolate
@@ -337,7 +339,7 @@ def _interpolate(scene: Scene, brackets: list[tuple[int, int, float, _Lane, int]
             repeated = moved[side[moved] == mark]
             other_gap[repeated] /= 2
             side[moved] = mark
-        pending = pending[error > _AIM]
+        pending = pending[error > aim]
         if not len(pending):
             break
         a, b, fa, fb = low[pending], high[pending], low_gap[pending], high_gap[pending]
