@@ -18,7 +18,22 @@ def test_the_results_page_shows_the_committed_results(repository, tables):
     assert (repository / "docs" / "results.md").read_text(encoding="utf-8") == tables.page()
 
 
+def test_the_readme_shows_the_committed_results(repository, tables):
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    assert text == tables.readme(text)
+
+
+def test_the_committed_results_reach_what_they_had_to(repository, tables):
+    for name in tables.TARGETS:
+        result = json.loads(
+            (repository / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8")
+        )
+        missed = [row for row in tables.met(result) if not row[-1]]
+        assert not missed, f"{name}: explain in the changelog why {missed} is missed, or measure again"
+
+
 def test_links_between_documents_lead_somewhere(repository):
+    assert list(repository.glob("docs/*.md"))
     for document in [
         repository / "README.md",
         *repository.glob("docs/*.md"),
@@ -29,7 +44,9 @@ def test_links_between_documents_lead_somewhere(repository):
 
 
 def test_every_zoo_weight_is_named_with_its_hash_and_small_enough(repository):
-    for card_file in repository.glob("models/*/card.json"):
+    cards = list(repository.glob("models/*/card.json"))
+    assert cards
+    for card_file in cards:
         card = json.loads(card_file.read_text(encoding="utf-8"))
         entries = [card["generator"], *card["classifiers"].values()]
         files = {path.name for path in card_file.parent.glob("*.safetensors")}
