@@ -18,7 +18,8 @@ imports only from entries before it in this list::
     misuse.py       wrong use of a classifier, found by looking at its outputs
     classifier.py   Classifier
     convnet.py      the small classifiers trained here: networks, training
-    generators/     base.py networks.py objectives.py health.py loop.py training.py vae.py two_stage.py zoo.py
+    generators/     base.py networks.py objectives.py health.py loop.py training.py vae.py infomax.py
+    generators/     two_stage.py mixture.py zoo.py
     walks/          base.py gradient.py
     checks/         base.py consistency.py compatibility.py verdict.py
     saliency/       base.py difference.py
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from explainer import errors
     from explainer.classifier import Classifier
     from explainer.explanation import Explanation
+    from explainer.generators.infomax import InfoMaxVAE
+    from explainer.generators.mixture import GaussianMixtureVAE
     from explainer.generators.two_stage import TwoStageVAE
     from explainer.generators.vae import VAE
     from explainer.generators.zoo import load_classifier, load_generator
@@ -52,7 +55,9 @@ __all__ = [
     "Classifier",
     "Target",
     "VAE",
+    "InfoMaxVAE",
     "TwoStageVAE",
+    "GaussianMixtureVAE",
     "load_generator",
     "load_classifier",
     "as_image",
@@ -67,6 +72,8 @@ _HOMES = {
     "Classifier": "explainer.classifier",
     "Target": "explainer.target",
     "VAE": "explainer.generators.vae",
+    "InfoMaxVAE": "explainer.generators.infomax",
+    "GaussianMixtureVAE": "explainer.generators.mixture",
     "TwoStageVAE": "explainer.generators.two_stage",
     "load_generator": "explainer.generators.zoo",
     "load_classifier": "explainer.generators.zoo",

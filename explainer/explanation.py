@@ -206,6 +206,16 @@ class Explanation:
                 received=record.get("format"),
                 remedy="Read it with the version that its provenance names.",
             )
+        try:
+            return cls._from_record(place, record)
+        except (KeyError, TypeError) as error:
+            raise ModelFileError(
+                "folder", "has a record that is not complete", received=place,
+                remedy=f"Save the explanation again ({type(error).__name__}: {error}).",
+            ) from error  # fmt: skip
+
+    @classmethod
+    def _from_record(cls, place: Path, record: dict[str, Any]) -> "Explanation":
         tensors = read_tensors(place / "tensors.safetensors", record["sha256"], "folder")
         kept = {field.name: record[field.name] for field in fields(cls) if field.name in record}
         return cls(

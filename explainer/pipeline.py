@@ -1,20 +1,24 @@
 """``explain``: from an image and a classifier to an explanation. Read top to bottom it is the data flow."""
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from explainer.checks import Check, Thresholds, decide
 from explainer.checks.compatibility import compatibility, rounding
 from explainer.checks.consistency import code_typicality, latent_closeness, reconstruction, reconstruction_gap
 from explainer.classifier import Classifier, Target
-from explainer.errors import GeneratorError, OptionError
+from explainer.errors import ClassifierError, GeneratorError, OptionError
 from explainer.explanation import Explanation, Picture
 from explainer.frozen import modules_within
 from explainer.generators.base import Generator
@@ -23,7 +27,7 @@ from explainer.image import as_image
 from explainer.saliency import SaliencyMap, difference
 from explainer.storage import sha256
 from explainer.walks import GradientWalk, Scene, Walk, WalkResult
-from explainer.walks.base import TOLERANCE, require_levels
+from explainer.walks.base import require_levels
 
 __all__ = ["DEFAULT_LEVELS", "explain"]
 
@@ -33,11 +37,12 @@ SALIENCY = ("difference",)
 VERSIONS = ("progressive-explainer", "torch", "numpy", "scikit-image", "safetensors")
 
 
+@torch.inference_mode(mode=False)
 def explain(
     image: object,
     classifier: Classifier | nn.Module | Callable[[Tensor], Any],
     *,
-    generator: Generator | str = "auto",
+    generator: Generator | str | Path = "auto",
     target: int | str | tuple[int | str, int | str] | None = None,
     levels: Sequence[float] | Tensor | np.ndarray | None = None,
     walk: str | Walk = "gradient",
@@ -66,12 +71,12 @@ def explain(
             is; by default ten from .05 to .95.
         walk: ``"gradient"`` or a :class:`Walk`.
         detail: Strength of the carried detail: 1 keeps all of the image that the code does not hold, 0
-            shows bare reconstructions.
+            shows bare reconstructions (an image larger than the generator's keeps what is too fine for it).
         saliency: Maps to make: ``"difference"``, of the two ends of the walk.
         thresholds: Where the checks turn from pass to limit to fail.
         seed: Of everything drawn at random. The gradient walk draws nothing.
         device: Where to compute; by default where the classifier's parameters are.
-        progress: For walks that take long. One gradient walk takes under a second and shows none.
+        progress: Say on a terminal's stderr what is being done.
 
     Returns:
         The explanation. A level that could not be reached is in its frames with the reason.
@@ -82,24 +87,29 @@ def explain(
         GeneratorError: No generator fits, or the one given has another number of channels.
         OptionError: An option outside its range.
     """
-    picture = as_image(image)
+    picture = as_image(image).clone()
     asked = require_levels(DEFAULT_LEVELS if levels is None else levels)
-    walker, limits = _walk(walk), thresholds or Thresholds()
-    _require_options(detail, saliency)
+    walker, limits = _walk(walk), Thresholds() if thresholds is None else thresholds
+    _require_options(detail, saliency, limits)
     wrapped = classifier if isinstance(classifier, Classifier) else Classifier(classifier)
-    with wrapped.frozen():
+    with wrapped.frozen(), _progress(progress) as say:
         place = _device(device, wrapped)
+        say("checking the classifier")
         images = picture[None].to(place)
         wrapped.check(images)
+        _require_classes(wrapped)
         wanted = wrapped.target(target, images)
+        say("fitting the generator to the image")
         chosen = _generator(generator, images).to(place)
+        say(f"walking to {len(asked)} levels")
         scene = Scene(chosen, wrapped, wanted, images, strength=detail)
         result = walker(scene, asked)
         frames = _deliver(scene, result.latents[0])
-        table = _table(scene, result, asked, frames)
+        table = _table(scene, result, asked, frames, limits)
+        say("checking the walk")
         original, bare = _pictures(scene)
         checks = _checks(scene, result.latents[0], table, original, bare, limits)
-        maps = _saliency(saliency, frames, table)
+        maps = _saliency(saliency, frames, table, original)
         return Explanation(
             target=wanted.label,
             level_word=f"probability of {wanted.label}",
@@ -114,12 +124,23 @@ def explain(
             saliency=maps,
             fidelity=None,
             assumptions=_assumptions(scene, wanted, detail),
-            provenance=_provenance(scene, walker, asked, detail, saliency, seed),
+            provenance=_provenance(scene, walker, asked, detail, saliency, seed, limits),
             channel_names=chosen.channel_names,
         )
 
 
 # -- what comes in ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress(wanted: bool) -> Iterator[Callable[[str], None]]:
+    """A function that says what is being done, on stderr if that is a terminal."""
+    console = Console(stderr=True)
+    if not (wanted and console.is_terminal):
+        yield lambda doing: None
+        return
+    with console.status("explaining") as status:
+        yield lambda doing: status.update(f"explaining: {doing}")
 
 
 def _walk(walk: str | Walk) -> Walk:
@@ -132,31 +153,55 @@ def _walk(walk: str | Walk) -> Walk:
     return WALKS[walk]()
 
 
-def _require_options(detail: float, saliency: Sequence[str]) -> None:
-    if not 0 <= detail <= 1:
+def _require_options(detail: float, saliency: Sequence[str], limits: Thresholds) -> None:
+    if not isinstance(detail, int | float) or not 0 <= detail <= 1:
         raise OptionError("detail", "must lie in [0, 1]", received=detail, remedy="1 carries all detail.")
-    if isinstance(saliency, str) or set(saliency) - set(SALIENCY):
+    if not isinstance(limits, Thresholds):
+        raise OptionError(
+            "thresholds", "must be a Thresholds", received=type(limits).__name__,
+            remedy="Pass for example Thresholds(level_error=.01).",
+        )  # fmt: skip
+    if not isinstance(saliency, tuple | list) or set(saliency) - set(SALIENCY):
         raise OptionError(
             "saliency", "must be a tuple of known methods", received=saliency,
             remedy=f"Choose from {SALIENCY}; an empty tuple makes none.",
         )  # fmt: skip
 
 
+def _require_classes(classifier: Classifier) -> None:
+    if classifier.kind == "regression":
+        raise ClassifierError(
+            "classifier", "is a regression, which explain does not walk yet", received="kind='regression'",
+            remedy='Explain the event you care about as a class: kind="binary" with the logit of it.',
+        )  # fmt: skip
+
+
 def _device(device: str | torch.device | None, classifier: Classifier) -> torch.device:
     """The device asked for, else the classifier's own."""
     if device is not None:
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # torch raises either for a device it does not have
+            raise OptionError(
+                "device", "cannot be used here", received=device,
+                remedy=f"Use cpu ({str(error).splitlines()[0]}).",
+            ) from error  # fmt: skip
     if classifier.device is not None:
         return classifier.device
     modules = modules_within(classifier.model)
     return next((p.device for module in modules for p in module.parameters()), torch.device("cpu"))
 
 
-def _generator(generator: Generator | str, images: Tensor) -> Generator:
+def _generator(generator: Generator | str | Path, images: Tensor) -> Generator:
     if isinstance(generator, Generator):
         chosen = generator
+    elif not isinstance(generator, str | Path):
+        raise OptionError(
+            "generator", "must be a generator, a name or a folder", received=type(generator).__name__,
+            remedy='Pass "auto", the name of a zoo generator, a folder, or a TwoStageVAE.',
+        )  # fmt: skip
     elif generator == "auto":
-        return fitting_generator(images)
+        return fitting_generator(images.cpu())
     else:
         chosen = load_generator(generator)
     if chosen.shape[0] != images.shape[1]:
@@ -176,7 +221,9 @@ def _deliver(scene: Scene, latents: Tensor) -> Tensor:
     return scene.deliver(latents, rows).float().cpu()
 
 
-def _table(scene: Scene, result: WalkResult, levels: Tensor, frames: Tensor) -> pd.DataFrame:
+def _table(
+    scene: Scene, result: WalkResult, levels: Tensor, frames: Tensor, limits: Thresholds
+) -> pd.DataFrame:
     """One row per level; achieved is what the classifier says of the delivered frame."""
     device = scene.images.device
     with torch.no_grad():
@@ -184,7 +231,7 @@ def _table(scene: Scene, result: WalkResult, levels: Tensor, frames: Tensor) -> 
         eight_bit = (frames * 255).round() / 255
         rounded = torch.sigmoid(scene.classifier.score(eight_bit.to(device), scene.target).double()).cpu()
     achieved = torch.sigmoid(scores)
-    reached = (achieved - levels).abs() <= TOLERANCE
+    reached = (achieved - levels).abs() <= limits.level_error
     reasons = [
         "" if ok else reason or f"level {level:.2f} not reached: the frame achieves {got:.2f}"
         for ok, reason, level, got in zip(
@@ -232,9 +279,11 @@ def _checks(
     )
 
 
-def _saliency(names: Sequence[str], frames: Tensor, table: pd.DataFrame) -> dict[str, SaliencyMap]:
-    ends = float(table["achieved"].iloc[0]), float(table["achieved"].iloc[-1])
-    return {name: difference(frames, ends) for name in names}
+def _saliency(
+    names: Sequence[str], frames: Tensor, table: pd.DataFrame, original: Picture
+) -> dict[str, SaliencyMap]:
+    achieved = table["achieved"].tolist()
+    return {name: difference(frames, achieved, original.image, original.level) for name in names}
 
 
 # -- what is said of it ----------------------------------------------------------------------------------
@@ -275,7 +324,13 @@ def _assumptions(scene: Scene, target: Target, detail: float) -> tuple[str, ...]
 
 
 def _provenance(
-    scene: Scene, walk: Walk, levels: Tensor, detail: float, saliency: Sequence[str], seed: int
+    scene: Scene,
+    walk: Walk,
+    levels: Tensor,
+    detail: float,
+    saliency: Sequence[str],
+    seed: int,
+    limits: Thresholds,
 ) -> dict[str, Any]:
     return {
         "versions": {name: _version(name) for name in VERSIONS} | {"python": platform.python_version()},
@@ -283,7 +338,12 @@ def _provenance(
             "sha256": sha256(scene.images[0].float().cpu().contiguous().numpy().tobytes()),
             "shape": list(scene.images.shape[1:]),
         },
-        "classifier": {"sha256": scene.classifier.fingerprint, "kind": scene.classifier.kind},
+        "classifier": {
+            "sha256": scene.classifier.fingerprint,
+            "kind": scene.classifier.kind,
+            "outputs": scene.classifier.outputs,
+        },
+        "target": asdict(scene.target),
         "generator": {
             "source": scene.generator.source,
             "sha256": scene.generator.fingerprint,
@@ -299,6 +359,7 @@ def _provenance(
             "seed": seed,
             "device": str(scene.images.device),
         },
+        "thresholds": asdict(limits),
     }
 
 

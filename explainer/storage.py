@@ -42,36 +42,54 @@ def new_folder(folder: str | Path, *, marker: str) -> Iterator[Path]:
     Raises:
         OutputError: The place is a file, someone else's folder, or cannot be written to.
     """
-    place = Path(folder)
+    place = Path(folder).resolve()
+    if place == Path.cwd():
+        raise OutputError(
+            "folder", "is the working directory, which cannot be replaced", received=folder,
+            remedy="Name a new folder in it.",
+        )  # fmt: skip
     if place.is_file() or (place.is_dir() and any(place.iterdir()) and not (place / marker).is_file()):
         raise OutputError(
             "folder",
             f"exists and holds no {marker}, so it is left alone",
-            received=place,
+            received=folder,
             remedy="Choose a new folder.",
         )
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
     except OSError as error:
-        raise OutputError(
-            "folder",
-            "cannot be written to",
-            received=place,
-            remedy=f"Choose another place ({error.strerror}).",
-        ) from error
+        raise _unwritable(folder, error) from error
     try:
         scratch.chmod(0o755)
-        yield scratch
-        if place.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
-            os.replace(place, old / "old")
-            os.replace(scratch, place)
-            shutil.rmtree(old)
-        else:
-            os.replace(scratch, place)
+        new = scratch / "new"
+        new.mkdir()
+        yield new
+        try:
+            _put_in_place(new, place, aside=scratch / "old")
+        except OSError as error:
+            raise _unwritable(folder, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put_in_place(new: Path, place: Path, *, aside: Path) -> None:
+    """Rename a folder to its place; what was there is moved aside, and back if that fails."""
+    if not place.exists():
+        os.replace(new, place)
+        return
+    os.replace(place, aside)
+    try:
+        os.replace(new, place)
+    except OSError:
+        os.replace(aside, place)
+        raise
+
+
+def _unwritable(folder: str | Path, error: OSError) -> OutputError:
+    return OutputError(
+        "folder", "cannot be written to", received=folder, remedy=f"Choose another place ({error.strerror})."
+    )
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -317,9 +317,6 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (REPOSITORY / "models/faces/card.json").is_file(), reason="models/faces is not trained yet"
-)
 def test_demo_end_to_end(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from explainer.cli import main; main()", "demo", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from toys import LinearGenerator
 
 from explainer.errors import GeneratorError, ModelFileError, OptionError
-from explainer.generators import VAE, TwoStageVAE, load_generator
+from explainer.generators import VAE, GaussianMixtureVAE, InfoMaxVAE, TwoStageVAE, load_generator
 from explainer.generators.base import gate
 from explainer.generators.networks import Decoder, Encoder, split_gaussian
 from explainer.generators.objectives import (
@@ -22,10 +22,13 @@ SMALL = {"widths": (8, 8), "encoder_blocks": (0, 1), "decoder_blocks": (1, 1)}
 KINDS = {
     "vae": lambda shape: VAE(shape, 5, **SMALL),
     "spatial vae": lambda shape: VAE(shape, latent_channels=3, **SMALL),
+    "infomax": lambda shape: InfoMaxVAE(shape, 5, queue=8, **SMALL),
+    "spatial infomax": lambda shape: InfoMaxVAE(shape, bound="jsd", latent_channels=3, **SMALL),
     "two-stage": lambda shape: TwoStageVAE(shape, 5, latent_channels=3, code_width=8, **SMALL),
+    "mixture": lambda shape: GaussianMixtureVAE(shape, 5, 3, **SMALL),
     "linear": lambda shape: LinearGenerator(5),
 }
-TRAINABLE = ("vae", "spatial vae", "two-stage")
+TRAINABLE = ("vae", "spatial vae", "infomax", "spatial infomax", "two-stage", "mixture")
 
 
 def built(kind, shape=(1, 16, 16), seed=0):
@@ -207,6 +210,25 @@ def test_a_ghost_is_left_without_the_gate_and_gone_with_it():
     gated = moved + gate(moved, y0, 0.03) * (image - y0)
     assert ghost[0, 0, 8, 8] == pytest.approx(0.6)
     assert gated[0, 0, 8, 8] == pytest.approx(0.8, abs=1e-3)
+
+
+def test_no_gradient_runs_through_the_gate():
+    y = torch.full((1, 1, 8, 8), 0.5, requires_grad=True)
+    assert not gate(y, torch.zeros(1, 1, 8, 8), 0.1).requires_grad
+
+
+def test_fine_detail_of_a_large_image_fades_where_the_frame_changes_it():
+    generator = built("vae")
+    generator.tau = 0.05
+    small = torch.full((1, 1, 16, 16), 0.5)
+    stripes = 0.1 * (-1.0) ** torch.arange(64).view(1, 1, 1, 64)
+    large = 0.5 + stripes.expand(1, 1, 64, 64)
+    frame = small.clone()
+    frame[..., :8, :] = 0.9  # the upper half becomes bright
+    delivered = generator.at_full_size(frame, small, large)
+    assert_allclose(delivered[..., 48:, :], large[..., 48:, :], atol=1e-3)
+    assert delivered[..., 4:16, :].std() < 0.02
+    assert torch.equal(generator.at_full_size(frame, small, small), frame)
 
 
 def test_intensities_are_mapped_by_the_stored_percentiles_and_back():

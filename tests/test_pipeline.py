@@ -49,7 +49,7 @@ def check_of(explanation, name):
 class TestASoundExplanation:
     def test_it_can_be_trusted_and_says_so(self, explanation):
         assert explanation.verdict.status == "trust"
-        assert "can be trusted" in explanation.verdict.sentence
+        assert explanation.verdict.sentence == "No check found a fault: all 5 passed."
 
     def test_ten_levels_ascend_and_are_reached(self, explanation):
         frames = explanation.frames
@@ -181,12 +181,23 @@ class Shuffled(LinearGenerator):
         return super()._decode(codes[:, [3, 4, 5, 0, 1, 2]])
 
 
+class Blind(LinearGenerator):
+    def _encode(self, prepared):
+        return 0 * super()._encode(prepared)
+
+
+class Noisy(LinearGenerator):
+    def _decode(self, codes):
+        noise = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5
+        return super()._decode(codes) + 0.3 * noise
+
+
 class Constant(LinearGenerator):
     def _decode(self, codes):
         return super()._decode(0 * codes)
 
 
-@pytest.mark.parametrize("broken", [Shuffled, Constant])
+@pytest.mark.parametrize("broken", [Shuffled, Blind, Noisy, Constant])
 def test_a_broken_decoder_is_not_trusted_although_the_detail_hides_it(image, classifier, broken):
     generator = broken().eval()
     found = explain(image, classifier, generator=generator)
@@ -233,6 +244,45 @@ def test_an_image_unlike_the_training_images_is_not_trusted(generator, classifie
     assert check_of(explain(strange, classifier, generator=generator), "reconstruction").status == "fail"
 
 
+def test_a_single_level_is_compared_with_the_original(image, classifier, generator):
+    found = explain(image, classifier, generator=generator, levels=[0.95])
+    saliency = found.saliency["difference"]
+    assert torch.equal(saliency.values, (found.images[0] - found.original.image).abs())
+    assert saliency.values.max() > 0.01
+    assert "between the original at" in saliency.caption
+
+
+def test_dense_levels_stay_monotone(image, classifier, generator):
+    found = explain(image, classifier, generator=generator, levels=np.linspace(0.01, 0.99, 400))
+    assert found.frames["reached"].all()
+    assert found.frames["achieved"].is_monotonic_increasing
+
+
+def test_it_works_inside_inference_mode(image, classifier, generator, explanation):
+    with torch.inference_mode():
+        found = explain(image, classifier, generator=generator)
+    assert torch.equal(found.images, explanation.images)
+
+
+def test_a_classifier_that_breaks_off_the_image_is_named(image, generator):
+    class Breaking(LogisticClassifier):
+        def forward(self, images):
+            score = super().forward(images)
+            return score + torch.where(score.detach() < own - 1, float("nan"), 0.0)
+
+    own = float(LogisticClassifier(generator)(image[None]).detach())
+    below = torch.sigmoid(torch.tensor([own - 2, own - 0.5])).tolist()
+    found = explain(image, Breaking(generator), generator=generator, levels=below)
+    assert found.frames["reached"].tolist() == [False, True]
+    assert "not finite" in found.frames["reason"].iloc[0]
+
+
+def test_the_table_and_the_check_use_the_same_threshold(image, classifier, generator):
+    found = explain(image, classifier, generator=generator, thresholds=Thresholds(level_error=1e-12))
+    check = check_of(found, "compatibility")
+    assert found.frames["reached"].mean() == check.values["reached"] < 1
+
+
 def test_thresholds_can_be_overridden(image, classifier, generator):
     strict = Thresholds(rounding=1e-9)
     found = explain(image, classifier, generator=generator, thresholds=strict)
@@ -253,6 +303,12 @@ def test_thresholds_can_be_overridden(image, classifier, generator):
         ({"levels": [0, 0.5]}, OptionError, "levels: must be probabilities"),
         ({"target": 7}, ClassifierError, "target"),
         ({"target": "cat"}, ClassifierError, "target"),
+        ({"generator": 5}, OptionError, "generator: must be a generator, a name or a folder"),
+        ({"thresholds": {}}, OptionError, "thresholds: must be a Thresholds"),
+        ({"thresholds": Thresholds(error_limit=0.8)}, OptionError, "thresholds: names a quantile"),
+        ({"detail": "all"}, OptionError, r"detail: must lie in \[0, 1\]"),
+        ({"saliency": None}, OptionError, "saliency: must be a tuple"),
+        ({"device": "abacus"}, OptionError, "device: cannot be used here"),
         ({"generator": "no such"}, OptionError, "source: is neither a model of the zoo"),
     ],
 )
@@ -287,6 +343,11 @@ def test_classifiers_that_cannot_be_explained(image, generator, model, message):
         explain(image, model, generator=generator)
 
 
+def test_a_regression_is_refused_with_a_remedy(image, classifier, generator):
+    with pytest.raises(ClassifierError, match="is a regression, which explain does not walk yet"):
+        explain(image, Classifier(classifier, kind="regression"), generator=generator)
+
+
 def test_a_generator_of_other_channels_is_named(classifier, generator):
     with pytest.raises(GeneratorError, match=r"generator: takes 1 channels \(received image with 3\)"):
         explain(torch.rand(3, 16, 16), lambda images: classifier(images[:, :1]), generator=generator)
@@ -317,6 +378,16 @@ def test_a_changed_or_missing_record_is_refused(tmp_path, explanation):
     record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 99}))
     with pytest.raises(ModelFileError, match="of another format"):
         Explanation.load(tmp_path / "kept")
+
+
+def test_an_incomplete_record_is_named(tmp_path, explanation):
+    explanation.save(tmp_path / "kept")
+    path = tmp_path / "kept" / "explanation.json"
+    record = json.loads(path.read_text())
+    for name in ("sha256", "original", "checks", "target"):
+        path.write_text(json.dumps({key: value for key, value in record.items() if key != name}))
+        with pytest.raises(ModelFileError, match="has a record that is not complete"):
+            Explanation.load(tmp_path / "kept")
 
 
 def test_saving_over_something_else_is_refused(tmp_path, explanation):

@@ -76,6 +76,36 @@ def test_a_folder_of_someone_else_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="is the working directory"), new_folder(".", marker="card.json"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    import os
+
+    target = tmp_path / "model"
+    with new_folder(target, marker="card.json") as place:
+        write_json(place / "card.json", {"version": 1})
+    replace = os.replace
+
+    def failing(source, destination):
+        if str(source).endswith("new"):
+            raise OSError(28, "No space left on device")
+        replace(source, destination)
+
+    monkeypatch.setattr("os.replace", failing)
+    with (
+        pytest.raises(OutputError, match=r"cannot be written to .*No space left"),
+        new_folder(target, marker="card.json") as place,
+    ):
+        write_json(place / "card.json", {"version": 2})
+    assert json.loads((target / "card.json").read_text()) == {"version": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_a_place_below_a_file_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
     with (

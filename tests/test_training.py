@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -21,15 +23,11 @@ def blobs(count=240, size=16, seed=0):
 
 
 def vae(seed=0, **options):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return VAE((1, 16, 16), 6, **SMALL, **options)
+    return VAE((1, 16, 16), 6, seed=seed, **SMALL, **options)
 
 
 def two_stage(seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return TwoStageVAE((1, 16, 16), 6, latent_channels=4, code_width=16, **SMALL)
+    return TwoStageVAE((1, 16, 16), 6, latent_channels=4, code_width=16, seed=seed, **SMALL)
 
 
 @pytest.mark.parametrize("make", [vae, two_stage])
@@ -71,6 +69,15 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit():
     assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
 
 
+def test_the_initial_weights_depend_on_the_constructors_seed_alone():
+    torch.manual_seed(1)
+    first = two_stage(seed=5).state_dict()
+    torch.manual_seed(2)
+    second, other = two_stage(seed=5).state_dict(), two_stage(seed=6).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
 def test_global_randomness_is_left_alone():
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -96,6 +103,39 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(tmp_path, monkeypatc
     resumed = two_stage().fit(blobs(), steps=40, minutes=5, progress=False, checkpoints=tmp_path)
     for name, value in whole.state_dict().items():
         assert_allclose(resumed.state_dict()[name], value, atol=1e-6, err_msg=name)
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path):
+    vae().fit(blobs(), steps=10, progress=False, checkpoints=tmp_path)
+    for options, name in (({"steps": 20}, "steps"), ({"seed": 1}, "seed")):
+        with pytest.raises(TrainingError, match=f"checkpoints: are those of a run with other {name}"):
+            vae().fit(blobs(), **{"steps": 10, **options}, progress=False, checkpoints=tmp_path)
+    with pytest.raises(TrainingError, match="with other images"):
+        vae().fit(1 - blobs(), steps=10, progress=False, checkpoints=tmp_path)
+    with pytest.raises(TrainingError, match="with other options"):
+        vae(beta=2.0).fit(blobs(), steps=10, progress=False, checkpoints=tmp_path)
+
+
+class Payload:
+    def __reduce__(self):
+        return (pytest.fail, ("the checkpoint ran code",))
+
+
+def test_a_checkpoint_that_holds_code_is_not_run(tmp_path):
+    vae().fit(blobs(), steps=10, progress=False, checkpoints=tmp_path)
+    torch.save({"global_step": 3, "state_dict": Payload()}, tmp_path / "vae.ckpt")
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        vae().fit(blobs(), steps=10, progress=False, checkpoints=tmp_path)
+
+
+def test_a_small_code_that_reconstructs_well_is_not_called_collapsed():
+    level = torch.linspace(0.1, 0.9, 240)[torch.randperm(240, generator=torch.Generator().manual_seed(0))]
+    images = level.view(-1, 1, 1, 1) * torch.linspace(0.2, 1, 16).expand(240, 1, 16, 16)
+    generator = VAE((1, 16, 16), 1, **SMALL).fit(images, steps=300, progress=False)
+    health = generator.health(images)
+    assert sum(health.kl) < 6
+    assert health.r2[0] > 0.9
+    assert health.status == "healthy"
 
 
 def test_steps_without_a_finite_gradient_are_skipped_and_counted():
@@ -153,11 +193,13 @@ def test_unsigned_integers_are_divided_by_their_types_maximum():
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.rand(1, 1, 16, 16), "images: must be at least 2 images of shape"),
-        (torch.rand(9, 3, 16, 16), "images: must be at least 2 images of shape"),
-        (torch.rand(9, 1, 16, 16) * 3, r"images: must be finite and lie in \[0, 1\]"),
-        (torch.full((9, 1, 16, 16), float("nan")), r"images: must be finite and lie in \[0, 1\]"),
-        (torch.full((9, 1, 16, 16), 0.5), "images: channel 0 is constant"),
+        (torch.rand(39, 1, 16, 16), "images: must be at least 40 images of shape"),
+        (torch.rand(50, 3, 16, 16), "images: must be at least 40 images of shape"),
+        (torch.rand(50, 1, 16, 16) * 3, r"images: must be finite and lie in \[0, 1\]"),
+        (torch.full((50, 1, 16, 16), float("nan")), r"images: must be finite and lie in \[0, 1\]"),
+        (torch.full((50, 1, 16, 16), 0.5), "images: channel 0 is constant"),
+        (torch.ones(50, 1, 16, 16, dtype=torch.int64), "images: must be floats in .0, 1., uint8 or uint16"),
+        (torch.ones(50, 1, 16, 16, dtype=torch.bool), "images: must be floats in .0, 1., uint8 or uint16"),
     ],
 )
 def test_unusable_images_are_named(images, message):

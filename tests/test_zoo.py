@@ -73,6 +73,26 @@ def test_unknown_names_list_the_known_ones():
         load_classifier("fungi/edible")
 
 
+def test_a_folder_in_the_working_directory_never_stands_in_for_the_zoo(tmp_path, monkeypatch):
+    from explainer import VAE
+
+    monkeypatch.chdir(tmp_path)
+    VAE((3, 64, 64), 4, widths=(8, 8), encoder_blocks=(0, 0), decoder_blocks=(0, 0)).save("faces")
+    assert load_generator("faces").kind == "two-stage"
+    assert load_generator("./faces").kind == "vae"
+    assert fitting_generator(face()[None]).kind == "two-stage"
+
+
+def test_cards_that_are_not_complete_are_named(tmp_path, repository):
+    folder = tmp_path / "faces"
+    shutil.copytree(repository / "models" / "faces", folder)
+    card = json.loads((folder / "card.json").read_text())
+    del card["generator"]["sha256"]
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ModelFileError, match="has a card that is not complete"):
+        load_generator(folder)
+
+
 def test_a_tampered_zoo_folder_is_refused(tmp_path, repository):
     folder = tmp_path / "faces"
     shutil.copytree(repository / "models" / "faces", folder)

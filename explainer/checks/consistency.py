@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from explainer import metrics
-from explainer.checks.base import Check, Thresholds
+from explainer.checks.base import Check, Thresholds, stored_quantile
 from explainer.generators.base import Generator
 
 __all__ = ["code_typicality", "latent_closeness", "reconstruction", "reconstruction_gap"]
@@ -41,16 +41,14 @@ def reconstruction(generator: Generator, small: Tensor, thresholds: Thresholds) 
             values,
         )
     usual, limit, worst = (
-        quantiles["0.5"],
-        quantiles[thresholds.error_limit],
-        quantiles[thresholds.error_fail],
+        stored_quantile(quantiles, share) for share in (0.5, thresholds.error_limit, thresholds.error_fail)
     )
     values |= {"held-out median": usual, "held-out limit": limit, "held-out worst": worst}
     said = (
         f"reconstructed without carried detail with an error of {error:.4f}; "
         f"held-out images have {usual:.4f} (median)"
     )
-    share = float(thresholds.error_limit)
+    share = thresholds.error_limit
     if error <= limit:
         return Check(
             "reconstruction", "pass", f"The image is {said}, {share:.0%} of them up to {limit:.4f}.", values
@@ -118,7 +116,7 @@ def code_typicality(generator: Generator, latents: Tensor, thresholds: Threshold
             "The generator stores no codes of held-out images to compare with.",
             {"furthest": furthest},
         )
-    limit, largest = quantiles[thresholds.typicality_limit], quantiles["1"]
+    limit, largest = (stored_quantile(quantiles, share) for share in (thresholds.typicality_limit, 1.0))
     values: dict[str, float | str] = {
         "furthest": furthest,
         "held-out limit": limit,

@@ -47,4 +47,4 @@ def decide(checks: Sequence[Check]) -> Verdict:
             tuple(check.sentence for check in limited),
         )
     passed = sum(check.status == "pass" for check in checks)
-    return Verdict("trust", f"This explanation can be trusted: all {passed} checks passed.", ())
+    return Verdict("trust", f"No check found a fault: all {passed} passed.", ())

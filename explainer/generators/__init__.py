@@ -2,6 +2,8 @@
 
 from explainer.generators.base import Detail, Generator
 from explainer.generators.health import Health
+from explainer.generators.infomax import InfoMaxVAE
+from explainer.generators.mixture import GaussianMixtureVAE
 from explainer.generators.two_stage import TwoStageVAE
 from explainer.generators.vae import VAE
 from explainer.generators.zoo import list_models, load_classifier, load_generator
@@ -9,8 +11,10 @@ from explainer.generators.zoo import list_models, load_classifier, load_generato
 __all__ = [
     "VAE",
     "Detail",
+    "GaussianMixtureVAE",
     "Generator",
     "Health",
+    "InfoMaxVAE",
     "TwoStageVAE",
     "list_models",
     "load_classifier",

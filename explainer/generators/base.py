@@ -12,7 +12,8 @@ through ``M``.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,7 +23,7 @@ from torch.nn import functional
 from explainer.errors import GeneratorError
 from explainer.image import resize
 
-__all__ = ["Detail", "Generator", "as_unit_interval", "gate"]
+__all__ = ["Detail", "Generator", "as_unit_interval", "gate", "initialised"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ class Generator(nn.Module, ABC):
                 "must be (channels, height, width) with at least 16 pixels a side",
                 received=shape,
                 remedy="Pass for example shape=(3, 64, 64).",
+            )
+        if not tau > 0:
+            raise GeneratorError(
+                "tau", "must be positive", received=tau, remedy=".05 suits intensities in [0, 1]."
             )
         if latent_dim < 1:
             raise GeneratorError(
@@ -243,6 +248,13 @@ class Generator(nn.Module, ABC):
         return {"shape": list(self.shape), "latent_dim": self.latent_dim, "tau": self.tau}
 
     def _require_shape(self, images: Tensor) -> None:
+        if not images.is_floating_point():
+            raise GeneratorError(
+                "images",
+                "must be floats in [0, 1]",
+                received=images.dtype,
+                remedy="Convert them with as_images.",
+            )
         if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
             raise GeneratorError(
                 "images",
@@ -257,3 +269,11 @@ def as_unit_interval(images: Tensor) -> Tensor:
     if images.is_floating_point():
         return images.float()
     return images.float() / torch.iinfo(images.dtype).max
+
+
+@contextmanager
+def initialised(seed: int) -> Iterator[None]:
+    """Modules built inside draw their initial weights from ``seed``; the global state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

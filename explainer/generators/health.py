@@ -60,7 +60,7 @@ def _verdict(r2: tuple[float, ...], kl: tuple[float, ...]) -> tuple[str, str]:
     if any(not np.isfinite(value) for value in (*r2, *kl)):
         return "collapsed", "The reconstruction is not finite: train again with a smaller learning rate."
     information = sum(kl)
-    if kl and information < COLLAPSED_NATS:
+    if kl and information < COLLAPSED_NATS and float(np.mean(r2)) < BLURRED_R2:
         return "collapsed", (
             f"The code holds only {information:.1f} nats: it has collapsed. The usual cause is a "
             "reconstruction term that is too weak (a fixed sigma of 1, or the mean squared error plus KL): "

@@ -149,7 +149,7 @@ def run(loop: Loop, images: Tensor, batch_size: int, folder: Path, *, progress: 
         loop: The phase.
         images: Training images ``(N, C, H, W)`` as they are stored.
         batch_size: Images a step.
-        folder: Where ``<name>.ckpt`` is written about every minute.
+        folder: Where ``<name>.ckpt`` is written at least every minute.
         progress: Show a progress bar when attached to a terminal.
     """
     slug = loop.name.replace(" ", "-")
@@ -164,13 +164,14 @@ def run(loop: Loop, images: Tensor, batch_size: int, folder: Path, *, progress: 
         enable_version_counter=False,
     )
     shown = progress and Console(stderr=True).is_terminal
+    device = next(loop.trained.parameters()).device
     with _quiet_lightning():
         trainer = pl.Trainer(
             max_steps=loop.steps,
             max_epochs=-1,
             max_time=timedelta(seconds=max(1, math.ceil(loop.seconds))),
-            accelerator="gpu" if next(loop.trained.parameters()).is_cuda else "cpu",
-            devices=1,
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=[device.index or 0] if device.type == "cuda" else 1,
             callbacks=[checkpoint, _RampedAverage(), *([RichProgressBar()] if shown else [])],
             enable_progress_bar=shown,
             enable_model_summary=False,

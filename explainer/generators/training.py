@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from explainer.errors import OptionError, TrainingError
 from explainer.generators.base import Generator, as_unit_interval
 from explainer.generators.health import Health, measure_health
-from explainer.storage import new_folder, write_json, write_tensors
+from explainer.storage import new_folder, read_json, sha256, write_json, write_tensors
 
 if TYPE_CHECKING:
     from explainer.generators.loop import Loss
@@ -28,6 +28,7 @@ __all__ = ["CARD", "CARD_FORMAT", "Phase", "TrainableGenerator"]
 
 CARD = "card.json"
 CARD_FORMAT = 1
+FEWEST_IMAGES = 40
 QUANTILES = (0.5, 0.9, 0.95, 0.975, 0.99, 0.999, 1.0)
 
 
@@ -91,12 +92,13 @@ class TrainableGenerator(Generator):
                 type's maximum.
             steps: Optimiser steps over all phases. This is the reproducible budget.
             minutes: Upper bound on the time; if it binds, the learning rate is annealed to it.
-            seed: Decides initial weights, batches and noise.
+            seed: Decides batches and noise; the initial weights come from the constructor's ``seed``.
             batch_size: Images a step.
             learning_rate: Peak rate of Adam, after 100 warm-up steps and before the cosine.
             flip: Mirror half of the images (where left and right mean nothing).
-            held_out: Images of the error quantiles; by default 5 % of ``images``, at most 500, are set aside.
-            checkpoints: Folder for checkpoints; a run that finds its own checkpoint there continues.
+            held_out: Images of the error quantiles; by default 5 % of ``images``, 5 to 500, are set aside.
+            checkpoints: Folder for checkpoints; a run that finds its own checkpoint there continues, with
+                the weights it would have had. Those of another run are an error.
             progress: Show a progress bar when attached to a terminal.
             device: ``"cpu"``, ``"cuda"``, ...; by default where the generator is.
 
@@ -105,7 +107,8 @@ class TrainableGenerator(Generator):
 
         Raises:
             OptionError: A budget that is not positive.
-            TrainingError: Unusable images, or more than a tenth of the steps were not finite.
+            TrainingError: Unusable or fewer than 40 images, checkpoints of another run, or more than ten
+                steps and more than a tenth of a phase without a finite gradient.
         """
         from explainer.generators.loop import Loop, run  # imports Lightning, which takes seconds
 
@@ -116,19 +119,24 @@ class TrainableGenerator(Generator):
                 received=(steps, minutes, batch_size, learning_rate),
                 remedy="Pass for example steps=20_000, minutes=30.",
             )
-        stored = self._training_images(images, "images")
+        stored = self._training_images(images, "images", FEWEST_IMAGES)
         order = torch.randperm(len(stored), generator=torch.Generator().manual_seed(seed))
         if held_out is None:
-            aside = max(1, min(500, len(stored) // 20))
+            aside = min(500, max(5, len(stored) // 20))
             kept, training = stored[order[:aside]], stored[order[aside:]]
         else:
-            kept, training = self._training_images(held_out, "held_out"), stored
-        self.to(device or self.intensity.device)
+            kept, training = self._training_images(held_out, "held_out", 2), stored
+        place = torch.device(device) if device is not None else self.intensity.device
+        self.to(place)
         self._store_intensity(training, seed)
         rows: list[dict[str, float | str]] = []
         skipped = 0
         with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng():
             folder = Path(checkpoints) if checkpoints is not None else Path(scratch)
+            run_of = {"kind": self.kind, "options": self.options(), "steps": steps, "seed": seed,
+                      "batch_size": batch_size, "learning_rate": learning_rate, "flip": flip,
+                      "images": _digest(training)}  # fmt: skip
+            _claim(folder, run_of)
             for number, phase in enumerate(self.phases()):
                 torch.manual_seed(seed + number)
                 self.begin(phase, training)
@@ -146,6 +154,7 @@ class TrainableGenerator(Generator):
                 self.requires_grad_(False).train()
                 phase.module.requires_grad_(True)
                 run(loop, training, min(batch_size, len(training)), folder, progress=progress)
+                self.to(place)  # Lightning leaves what it trained on the CPU
                 rows += loop.rows
                 skipped += int(loop.skipped)
                 if skipped > max(10, budget // 10):
@@ -197,12 +206,19 @@ class TrainableGenerator(Generator):
     def _loss_of(self, phase: Phase) -> "Loss":
         return lambda images, noise, ramp: self.loss(phase, self.prepare(images), noise, ramp)
 
-    def _training_images(self, images: Tensor | np.ndarray, argument: str) -> Tensor:
+    def _training_images(self, images: Tensor | np.ndarray, argument: str, fewest: int) -> Tensor:
         stored = torch.as_tensor(images)
-        if stored.ndim != 4 or tuple(stored.shape[1:]) != self.shape or len(stored) < 2:
+        if stored.ndim != 4 or tuple(stored.shape[1:]) != self.shape or len(stored) < fewest:
             raise TrainingError(
-                argument, f"must be at least 2 images of shape {self.shape}", received=tuple(stored.shape),
+                argument,
+                f"must be at least {fewest} images of shape {self.shape}",
+                received=tuple(stored.shape),
                 remedy="Stack them to (N, C, H, W); read folders with explainer.as_images.",
+            )  # fmt: skip
+        if stored.dtype not in (torch.uint8, torch.uint16) and not stored.is_floating_point():
+            raise TrainingError(
+                argument, "must be floats in [0, 1], uint8 or uint16", received=stored.dtype,
+                remedy="Read them with as_images(..., range=(low, high)).",
             )  # fmt: skip
         if stored.is_floating_point():
             low, high = float(stored.min()), float(stored.max())
@@ -244,3 +260,29 @@ class TrainableGenerator(Generator):
             name: {f"{q:g}": float(torch.quantile(values.double().cpu(), q)) for q in QUANTILES}
             for name, values in (("bare", errors), ("typicality", distances))
         }
+
+
+def _digest(images: Tensor) -> str:
+    """A fingerprint of training images: their number, type and a hundred of them."""
+    some = images[:: max(1, len(images) // 100)].contiguous()
+    return f"{len(images)} {images.dtype} {sha256(some.view(torch.uint8).numpy().tobytes())}"
+
+
+def _claim(folder: Path, run_of: dict[str, object]) -> None:
+    """Note beside the checkpoints what run they belong to, or find that it is this one.
+
+    Raises:
+        TrainingError: They belong to another run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "run.json"
+    if not note.exists():
+        write_json(note, run_of)
+        return
+    before = read_json(note, "checkpoints")
+    changed = [name for name in run_of if before.get(name) != run_of[name]]
+    if changed:
+        raise TrainingError(
+            "checkpoints", f"are those of a run with other {', '.join(changed)}", received=folder,
+            remedy="Choose an empty folder, or repeat that run's settings to continue it.",
+        )  # fmt: skip

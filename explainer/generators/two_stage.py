@@ -21,7 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from explainer.generators.base import Detail, as_unit_interval, gate
+from explainer.errors import OptionError
+from explainer.generators.base import Detail, as_unit_interval, gate, initialised
 from explainer.generators.networks import MapDecoder, MapEncoder, split_gaussian
 from explainer.generators.objectives import gaussian_kl
 from explainer.generators.training import Phase, TrainableGenerator
@@ -46,6 +47,7 @@ class TwoStageVAE(TrainableGenerator):
         first_share: Share of the training budget that goes to stage 1.
         tau: Width of the gate of the carried pixel residual, in normalised intensity.
         latent_tau: Width of the gate of the carried stage-1 latents, in their standard deviations.
+        seed: Of the initial weights.
 
     >>> generator = TwoStageVAE((1, 32, 32), latent_dim=8, widths=(8, 16, 16), code_width=16)
     >>> generator.encode(torch.zeros(2, 1, 32, 32)).shape
@@ -69,7 +71,13 @@ class TwoStageVAE(TrainableGenerator):
         first_share: float = 0.5,
         tau: float = 0.05,
         latent_tau: float = 1.0,
+        seed: int = 0,
     ) -> None:
+        if not 0 < first_share < 1 or latent_tau <= 0:
+            raise OptionError(
+                "first_share, latent_tau", "must lie in (0, 1), and be positive",
+                received=(first_share, latent_tau), remedy="Try first_share=.5, latent_tau=1.",
+            )  # fmt: skip
         super().__init__(shape, latent_dim, multiple=2 ** len(widths), tau=tau)
         self.latent_tau = float(latent_tau)
         self.latent_match, self.first_share, self.code_width = (
@@ -79,15 +87,16 @@ class TwoStageVAE(TrainableGenerator):
         )
         self.stage1 = VAE(
             self.shape, latent_channels=latent_channels, widths=widths, encoder_blocks=encoder_blocks,
-            decoder_blocks=decoder_blocks, laplacian=laplacian, tau=tau,
+            decoder_blocks=decoder_blocks, laplacian=laplacian, tau=tau, seed=seed,
         )  # fmt: skip
         map_shape = self.stage1.code_shape
-        self.stage2 = nn.ModuleDict(
-            {
-                "encoder": MapEncoder(map_shape, code_width, latent_dim),  # type: ignore[arg-type]
-                "decoder": MapDecoder(map_shape, code_width, latent_dim),  # type: ignore[arg-type]
-            }
-        )
+        with initialised(seed + 1):
+            self.stage2 = nn.ModuleDict(
+                {
+                    "encoder": MapEncoder(map_shape, code_width, latent_dim),  # type: ignore[arg-type]
+                    "decoder": MapDecoder(map_shape, code_width, latent_dim),  # type: ignore[arg-type]
+                }
+            )
         self.register_buffer("map_mean", torch.zeros(latent_channels, 1, 1))
         self.register_buffer("map_std", torch.ones(latent_channels, 1, 1))
         self.map_mean: Tensor

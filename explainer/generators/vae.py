@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from explainer.errors import OptionError
+from explainer.generators.base import initialised
 from explainer.generators.networks import Decoder, Encoder, MapDecoder, MapEncoder, split_gaussian
 from explainer.generators.objectives import gaussian_kl, laplacian_distance, sigma_reconstruction
 from explainer.generators.training import Phase, TrainableGenerator
@@ -41,6 +42,7 @@ class VAE(TrainableGenerator):
         beta: Weight of the KL term; 1 is the evidence bound.
         laplacian: Weight of the Laplacian-pyramid term.
         tau: Width of the gate of the carried detail.
+        seed: Of the initial weights.
 
     >>> generator = VAE((1, 32, 32), latent_dim=8)
     >>> generator.encode(torch.zeros(2, 1, 32, 32)).shape
@@ -61,6 +63,7 @@ class VAE(TrainableGenerator):
         beta: float = 1.0,
         laplacian: float = 0.0,
         tau: float = 0.03,
+        seed: int = 0,
     ) -> None:
         if not len(widths) == len(encoder_blocks) == len(decoder_blocks) or not widths:
             raise OptionError(
@@ -82,16 +85,17 @@ class VAE(TrainableGenerator):
         self.beta, self.laplacian = float(beta), float(laplacian)
         map_shape = (self.widths[-1], height, width)
         self.code_shape = (latent_channels, height, width) if latent_channels else (latent_dim,)
-        self.encoder = Encoder(self.shape[0], self.widths, self.encoder_blocks)
-        self.decoder = Decoder(self.shape[0], self.widths, self.decoder_blocks)
         self.to_code: nn.Module
         self.from_code: nn.Module
-        if latent_channels:
-            self.to_code = nn.Sequential(nn.SiLU(), nn.Conv2d(self.widths[-1], 2 * latent_channels, 1))
-            self.from_code = nn.Conv2d(latent_channels, self.widths[-1], 3, padding=1)
-        else:
-            self.to_code = MapEncoder(map_shape, self.widths[-1], latent_dim)
-            self.from_code = MapDecoder(map_shape, self.widths[-1], latent_dim)
+        with initialised(seed):
+            self.encoder = Encoder(self.shape[0], self.widths, self.encoder_blocks)
+            self.decoder = Decoder(self.shape[0], self.widths, self.decoder_blocks)
+            if latent_channels:
+                self.to_code = nn.Sequential(nn.SiLU(), nn.Conv2d(self.widths[-1], 2 * latent_channels, 1))
+                self.from_code = nn.Conv2d(latent_channels, self.widths[-1], 3, padding=1)
+            else:
+                self.to_code = MapEncoder(map_shape, self.widths[-1], latent_dim)
+                self.from_code = MapDecoder(map_shape, self.widths[-1], latent_dim)
 
     def posterior(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance ``(N, D)`` of prepared images."""

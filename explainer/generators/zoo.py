@@ -17,6 +17,8 @@ from explainer.classifier import Classifier
 from explainer.convnet import NETWORKS
 from explainer.errors import GeneratorError, ModelFileError, OptionError
 from explainer.generators.base import Generator
+from explainer.generators.infomax import InfoMaxVAE
+from explainer.generators.mixture import GaussianMixtureVAE
 from explainer.generators.training import CARD, CARD_FORMAT, TrainableGenerator
 from explainer.generators.two_stage import TwoStageVAE
 from explainer.generators.vae import VAE
@@ -25,7 +27,9 @@ from explainer.storage import read_json, read_tensors
 __all__ = ["fitting_generator", "list_models", "load_classifier", "load_generator"]
 
 FITTING = "0.975"
-KINDS: dict[str, type[TrainableGenerator]] = {cls.kind: cls for cls in (VAE, TwoStageVAE)}
+KINDS: dict[str, type[TrainableGenerator]] = {
+    cls.kind: cls for cls in (VAE, InfoMaxVAE, TwoStageVAE, GaussianMixtureVAE)
+}
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -37,7 +41,7 @@ def load_generator(source: str | Path) -> TrainableGenerator:
     """A generator of the zoo by name, or one that was saved to a folder.
 
     Args:
-        source: A name such as ``"faces"``, or a folder.
+        source: A name such as ``"faces"``, which always means the zoo's, or a folder (``"./faces"``).
 
     Returns:
         The generator in evaluation mode, on the CPU, without gradients for its weights.
@@ -53,9 +57,12 @@ def load_generator(source: str | Path) -> TrainableGenerator:
             "generator", f"is of an unknown kind; known are {', '.join(KINDS)}", received=entry.get("kind"),
             remedy="Update progressive-explainer.",
         )  # fmt: skip
-    options = dict(entry["options"])
-    generator = KINDS[entry["kind"]](tuple(options.pop("shape")), **options)
-    tensors = read_tensors(folder / entry["file"], entry["sha256"], "generator")
+    try:
+        options = dict(entry["options"])
+        generator = KINDS[entry["kind"]](tuple(options.pop("shape")), **options)
+        tensors = read_tensors(folder / entry["file"], entry["sha256"], "generator")
+    except (KeyError, TypeError) as error:
+        raise _incomplete(folder, error) from error
     _load_state(generator, tensors, "generator", folder)
     generator.quantiles = entry.get("quantiles", {})
     names = entry.get("channel_names")
@@ -86,12 +93,15 @@ def load_classifier(source: str) -> Classifier:
             "classifier", "is not in the zoo", received=source, remedy=f"Choose one of: {known}."
         )
     entry = entries[name]
-    network = NETWORKS[entry["network"]](**entry["architecture"])
-    _load_state(
-        network, read_tensors(folder / entry["file"], entry["sha256"], "classifier"), "classifier", folder
-    )
+    try:
+        network = NETWORKS[entry["network"]](**entry["architecture"])
+        tensors = read_tensors(folder / entry["file"], entry["sha256"], "classifier")
+        names, size = entry["class_names"], tuple(entry["size"])
+    except (KeyError, TypeError) as error:
+        raise _incomplete(folder, error) from error
+    _load_state(network, tensors, "classifier", folder)
     network.requires_grad_(False).eval()
-    return Classifier(network, class_names=entry["class_names"], size=tuple(entry["size"]))
+    return Classifier(network, class_names=names, size=size)
 
 
 def fitting_generator(images: Tensor) -> TrainableGenerator:
@@ -154,12 +164,12 @@ def _zoo() -> list[Traversable]:
 
 
 def _folder(source: str | Path) -> Any:
+    for folder in _zoo():
+        if folder.name == source:  # a bare name is the zoo's, whatever lies in the working directory
+            return folder
     path = Path(source)
     if (path / CARD).is_file():
         return path
-    for folder in _zoo():
-        if folder.name == str(source):
-            return folder
     names = ", ".join(folder.name for folder in _zoo())
     raise OptionError(
         "source",
@@ -183,6 +193,13 @@ def _entry(card: dict[str, Any], name: str, folder: Any) -> dict[str, Any]:
     if not isinstance(card.get(name), dict):
         raise ModelFileError("model", f"has no {name}", received=folder, remedy="Save the model again.")
     return card[name]
+
+
+def _incomplete(folder: Any, error: Exception) -> ModelFileError:
+    return ModelFileError(
+        "model", "has a card that is not complete", received=folder,
+        remedy=f"Save the model again ({type(error).__name__}: {error}).",
+    )  # fmt: skip
 
 
 def _load_state(module: torch.nn.Module, tensors: dict[str, Tensor], argument: str, folder: Any) -> None:

@@ -235,7 +235,6 @@ def train_generator(
     """Train the two-stage generator and write its weights (half precision) and its entry of the card."""
     images, _ = read_faces(data, "train")
     held_out, _ = read_faces(data, "val")
-    torch.manual_seed(0)
     generator = TwoStageVAE((3, 64, 64), **GENERATOR).fit(
         images,
         steps=steps,

@@ -1,0 +1,207 @@
+r"""A VAE whose code is also asked to say as much as it can about its image.
+
+.. math:: \mathcal{L} = -\log p(x|z) + \beta\,\mathrm{KL}[q(z|x)\,\|\,N(0, 1)] - \gamma\, I_T(x; z)
+
+(Rezaabad & Vishwanath 2020, arXiv 1912.13361). :math:`I_T` is a lower bound on the mutual information
+of images and codes, computed with a critic T. Encoder and critic both maximise it, so there is one loss,
+one backward pass and one optimiser; the decoder does not feel it.
+
+It is a cure for collapsed codes, not a gain in quality: with the calibrated sigma the code already holds
+tens of nats, more than any of these bounds can see (InfoNCE ends at the logarithm of the number of codes
+compared). What is reported apart stays apart: the terms hold the reconstruction and the KL divergence,
+whose sum is the evidence bound, and the information beside them. Choose checkpoints by the evidence
+bound, never by a sum with the information in it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from explainer.errors import OptionError, TrainingError
+from explainer.generators.objectives import gaussian_kl, info_nce, jensen_shannon, nwj
+from explainer.generators.training import Phase
+from explainer.generators.vae import VAE, reparametrise
+
+__all__ = ["BOUNDS", "InfoMaxVAE", "InformationCritic"]
+
+BOUNDS = ("infonce", "jsd", "nwj")
+
+
+class InformationCritic(nn.Module):
+    r"""Scores how well images and codes belong together, and bounds their mutual information.
+
+    :math:`T(x, z) = g(x) \cdot k(z) / \sqrt{E}` with small networks g and k, so that every image of a
+    batch is compared with every code for the price of one product.
+
+    Args:
+        shape: ``(C, H, W)`` of the prepared images; H and W even.
+        latent_dim: Dimensions ``D`` of the codes.
+        bound: ``"infonce"``, the default; ``"jsd"`` for small batches; ``"nwj"``, the form of the paper,
+            with clamped scores.
+        queue: Codes of earlier batches that InfoNCE compares with; the others compare within the batch.
+        features: Dimensions ``E`` in which images and codes are compared.
+
+    Raises:
+        OptionError: An unknown bound or a negative queue.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        latent_dim: int,
+        *,
+        bound: str = "infonce",
+        queue: int = 1024,
+        features: int = 64,
+    ) -> None:
+        super().__init__()
+        if bound not in BOUNDS:
+            raise OptionError(
+                "bound", "is unknown", received=bound, remedy=f"Choose one of: {', '.join(BOUNDS)}."
+            )
+        if queue < 0:
+            raise OptionError("queue", "must not be negative", received=queue, remedy="0 keeps no codes.")
+        self.bound, self.queue = bound, int(queue)
+        self.of_image = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * shape[0], 32, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(64 * 16, features),
+        )
+        self.of_code = nn.Sequential(nn.Linear(latent_dim, 128), nn.SiLU(), nn.Linear(128, features))
+        kept = self.queue if bound == "infonce" else 0
+        self.register_buffer("past", torch.zeros(kept, latent_dim))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.past: Tensor
+        self.seen: Tensor
+
+    def forward(self, images: Tensor, z: Tensor) -> Tensor:
+        """Scores ``(N, M)`` of prepared images ``(N, C, H, W)`` and codes ``(M, D)``."""
+        images_said, codes_said = self.of_image(images), self.of_code(z)
+        return images_said @ codes_said.T / images_said.shape[1] ** 0.5
+
+    def information(self, images: Tensor, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What to maximise, and the named terms in nats.
+
+        While training, the codes enter the queue. The codes in it are as old as the queue is long, so the
+        bound is the better the slower the encoder moves.
+
+        Args:
+            images: ``(N, C, H, W)``, prepared.
+            z: One draw of each posterior, ``(N, D)``.
+
+        Returns:
+            A scalar in nats, and ``mutual_information_nats``, a lower bound on I(x; z) (with
+            ``jensen_shannon_nats`` beside it where that is what is maximised).
+
+        Raises:
+            TrainingError: One image alone, with a bound that compares within the batch.
+        """
+        if self.bound == "infonce":
+            information = info_nce(self(images, torch.cat([z, self._remembered()])))
+            if self.training:
+                self._remember(z.detach())
+            return information, {"mutual_information_nats": information}
+        if len(z) < 2:
+            raise TrainingError(
+                "batch_size", f"must be at least 2 for bound={self.bound!r}", received=len(z),
+                remedy="Codes are compared with those of other images: use a larger batch.",
+            )  # fmt: skip
+        scores = self(images, z)
+        if self.bound == "nwj":
+            information = nwj(scores)
+            return information, {"mutual_information_nats": information}
+        divergence = jensen_shannon(scores)
+        with torch.no_grad():  # at the optimum the scores are the log density ratio, where NWJ wants 1 more
+            information = nwj(scores + 1)
+        return divergence, {"mutual_information_nats": information, "jensen_shannon_nats": divergence}
+
+    def _remembered(self) -> Tensor:
+        return self.past[: min(int(self.seen), len(self.past))]
+
+    @torch.no_grad()
+    def _remember(self, z: Tensor) -> None:
+        """Write codes over the oldest ones; a step that will be skipped leaves none."""
+        if not len(self.past) or not torch.isfinite(z).all():
+            return
+        z = z[-len(self.past) :]
+        places = (self.seen + torch.arange(len(z), device=z.device)) % len(self.past)
+        self.past[places] = z.to(self.past)
+        self.seen += len(z)
+
+
+class InfoMaxVAE(VAE):
+    """A :class:`VAE` that also maximises a bound on the mutual information of images and codes.
+
+    The critic is trained with it and saved with it; encoding, decoding and walking do not use it.
+
+    Args:
+        shape: ``(C, H, W)`` of the images.
+        latent_dim: Dimensions of the code. Ignored for a spatial code.
+        gamma: Weight of the information, in nats per nat; 0 trains nothing but the VAE.
+        bound: ``"infonce"`` (at most log(batch + queue) nats), ``"jsd"`` or ``"nwj"``.
+        queue: Codes of earlier batches that InfoNCE compares with.
+        latent_channels: As for :class:`VAE`, like all that follow.
+        widths: Channels at each resolution, starting at half the image's.
+        encoder_blocks: Residual blocks of the encoder at each resolution.
+        decoder_blocks: Residual blocks of the decoder at each resolution.
+        beta: Weight of the KL term; 1 is the evidence bound.
+        laplacian: Weight of the Laplacian-pyramid term.
+        tau: Width of the gate of the carried detail.
+
+    Raises:
+        OptionError: A negative ``gamma`` or ``queue``, or an unknown ``bound``.
+
+    >>> generator = InfoMaxVAE((1, 32, 32), latent_dim=8, gamma=2.0, bound="nwj")
+    >>> generator.encode(torch.zeros(2, 1, 32, 32)).shape
+    torch.Size([2, 8])
+    """
+
+    kind = "infomax"
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        latent_dim: int = 64,
+        *,
+        gamma: float = 1.0,
+        bound: str = "infonce",
+        queue: int = 1024,
+        latent_channels: int | None = None,
+        widths: Sequence[int] = (32, 64, 96),
+        encoder_blocks: Sequence[int] = (0, 1, 1),
+        decoder_blocks: Sequence[int] = (1, 1, 1),
+        beta: float = 1.0,
+        laplacian: float = 0.0,
+        tau: float = 0.03,
+    ) -> None:
+        super().__init__(
+            shape, latent_dim, latent_channels=latent_channels, widths=widths, encoder_blocks=encoder_blocks,
+            decoder_blocks=decoder_blocks, beta=beta, laplacian=laplacian, tau=tau,
+        )  # fmt: skip
+        if not gamma >= 0:
+            raise OptionError("gamma", "must not be negative", received=gamma, remedy="1 is the paper's.")
+        self.gamma = float(gamma)
+        self.critic = InformationCritic(self.padded_shape, self.latent_dim, bound=bound, queue=queue)
+
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("infomax", 1.0, self),)
+
+    def loss(
+        self, phase: Phase, prepared: Tensor, noise: torch.Generator, ramp: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        mean, log_variance = self.posterior(prepared)
+        z = reparametrise(mean, log_variance, noise)
+        kl = gaussian_kl(mean, log_variance).sum()
+        loss, terms = self.image_loss(prepared, self._decode(z), kl, self.beta * ramp)
+        objective, information = self.critic.information(prepared, z)
+        return loss - self.gamma * objective / prepared[0].numel(), {**terms, **information}
+
+    def options(self) -> dict[str, object]:
+        critic = {"gamma": self.gamma, "bound": self.critic.bound, "queue": self.critic.queue}
+        return {**super().options(), **critic}
