@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from explainer.errors import OptionError, TrainingError
+from explainer.generators.base import initialised
 from explainer.generators.objectives import gaussian_kl, info_nce, jensen_shannon, nwj
 from explainer.generators.training import Phase
 from explainer.generators.vae import VAE, reparametrise
@@ -153,6 +154,7 @@ class InfoMaxVAE(VAE):
         beta: Weight of the KL term; 1 is the evidence bound.
         laplacian: Weight of the Laplacian-pyramid term.
         tau: Width of the gate of the carried detail.
+        seed: Of the initial weights.
 
     Raises:
         OptionError: A negative ``gamma`` or ``queue``, or an unknown ``bound``.
@@ -179,15 +181,17 @@ class InfoMaxVAE(VAE):
         beta: float = 1.0,
         laplacian: float = 0.0,
         tau: float = 0.03,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             shape, latent_dim, latent_channels=latent_channels, widths=widths, encoder_blocks=encoder_blocks,
-            decoder_blocks=decoder_blocks, beta=beta, laplacian=laplacian, tau=tau,
+            decoder_blocks=decoder_blocks, beta=beta, laplacian=laplacian, tau=tau, seed=seed,
         )  # fmt: skip
         if not gamma >= 0:
             raise OptionError("gamma", "must not be negative", received=gamma, remedy="1 is the paper's.")
         self.gamma = float(gamma)
-        self.critic = InformationCritic(self.padded_shape, self.latent_dim, bound=bound, queue=queue)
+        with initialised(seed):
+            self.critic = InformationCritic(self.padded_shape, self.latent_dim, bound=bound, queue=queue)
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("infomax", 1.0, self),)

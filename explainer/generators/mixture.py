@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from explainer.errors import OptionError, TrainingError
-from explainer.generators.base import as_unit_interval
+from explainer.generators.base import as_unit_interval, initialised
 from explainer.generators.training import Phase
 from explainer.generators.vae import VAE, reparametrise
 
@@ -94,6 +94,7 @@ class GaussianMixtureVAE(VAE):
         beta: Weight of the divergence from the prior; 1 is the evidence bound.
         laplacian: Weight of the Laplacian-pyramid term.
         tau: Width of the gate of the carried detail.
+        seed: Of the initial weights.
 
     Raises:
         OptionError: No components or restarts, or a share outside (0, 1).
@@ -121,10 +122,11 @@ class GaussianMixtureVAE(VAE):
         beta: float = 1.0,
         laplacian: float = 0.0,
         tau: float = 0.03,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             shape, latent_dim, widths=widths, encoder_blocks=encoder_blocks, decoder_blocks=decoder_blocks,
-            beta=beta, laplacian=laplacian, tau=tau,
+            beta=beta, laplacian=laplacian, tau=tau, seed=seed,
         )  # fmt: skip
         if components < 1 or restarts < 1:
             raise OptionError(
@@ -137,7 +139,8 @@ class GaussianMixtureVAE(VAE):
             )
         self.components, self.restarts, self.warm_up = int(components), int(restarts), float(warm_up)
         self.prior_logits = nn.Parameter(torch.zeros(components))
-        self.prior_means = nn.Parameter(torch.randn(components, latent_dim) / PRIOR_RATE)
+        with initialised(seed):
+            self.prior_means = nn.Parameter(torch.randn(components, latent_dim) / PRIOR_RATE)
         self.prior_log_variances = nn.Parameter(torch.zeros(components, latent_dim))
         self.register_buffer("usage", torch.full((components,), 1 / components))
         self.register_buffer("age", torch.zeros((), dtype=torch.long))
