@@ -13,11 +13,11 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
+def write(name: str, result: dict[str, Any], arguments: str = "--data <zip>") -> Path:
     """Write ``results/<name>.json``: the numbers, and where they come from."""
     record = {
         "benchmark": name,
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", "--data", "<zip>"]),
+        "command": f"python benchmarks/{Path(sys.argv[0]).name} {arguments}",
         "machine": {
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),

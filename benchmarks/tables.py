@@ -25,6 +25,14 @@ TARGETS = {
         ("walk of one image in units of ten forward passes",
          ("cost", "one image, ten levels, in units of ten forward passes", "median"), "<=", 10.0),
     ],
+    "cells_walk": [
+        ("levels .1 and .9 reached", ("walk", "with carried detail", "levels .1 and .9 both reached", "rate"),
+         ">=", 0.99),
+        ("G1 walked to G2: summed PI crosses the middle",
+         ("walk", "with carried detail", "G1 to .95: PI crosses the middle", "rate"), ">=", 0.8),
+        ("G2 walked to G1: summed PI crosses the middle",
+         ("walk", "with carried detail", "G2 to .05: PI crosses the middle", "rate"), ">=", 0.8),
+    ],
 }  # fmt: skip
 CONTEXT = ("benchmark", "command", "machine", "versions")
 

@@ -9,6 +9,7 @@ imports only from entries before it in this list::
     storage.py      files never half-written, and never read unchecked
     image_files.py  image files decoded at their full depth; which axis is the channels
     image.py        path, PIL, array or tensor to image; folders and tables of images; ranges
+    image_sets.py   folders, archives and tables of images at one size, kept in 8 or 16 bits
     drawing.py      factors of variation; sprites and cells drawn from a table of them
     synthetic.py    data with planted truth: sprites and cells
     metrics.py      MSE per channel, SSIM, R2, Frechet distance on given features, intervals
@@ -19,13 +20,14 @@ imports only from entries before it in this list::
     classifier.py   Classifier
     convnet.py      the small classifiers trained here: networks, training
     generators/     base.py networks.py objectives.py health.py loop.py training.py vae.py infomax.py
-    generators/     two_stage.py mixture.py zoo.py
+    generators/     two_stage.py mixture.py adapters.py cards.py zoo.py
     walks/          base.py gradient.py
     checks/         base.py consistency.py compatibility.py verdict.py
     saliency/       base.py difference.py
-    report/         output.py panels.py strip.py charts.py figures.py page.py and templates/
+    report/         output.py panels.py strip.py charts.py figures.py training_figures.py page.py
     explanation.py  Explanation
     pipeline.py     explain(): read top to bottom it is the data flow
+    training_run.py a training that can be killed at any moment and continued
     cli.py          the command `explainer`: parses, calls, prints
 
 The names in ``__all__`` are imported when first used, so that ``import explainer`` is quick.
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from explainer import errors
     from explainer.classifier import Classifier
     from explainer.explanation import Explanation
+    from explainer.generators.adapters import Adapter, from_diffusers, from_pythae
     from explainer.generators.infomax import InfoMaxVAE
     from explainer.generators.mixture import GaussianMixtureVAE
     from explainer.generators.two_stage import TwoStageVAE
@@ -58,6 +61,9 @@ __all__ = [
     "InfoMaxVAE",
     "TwoStageVAE",
     "GaussianMixtureVAE",
+    "Adapter",
+    "from_pythae",
+    "from_diffusers",
     "load_generator",
     "load_classifier",
     "as_image",
@@ -75,6 +81,9 @@ _HOMES = {
     "InfoMaxVAE": "explainer.generators.infomax",
     "GaussianMixtureVAE": "explainer.generators.mixture",
     "TwoStageVAE": "explainer.generators.two_stage",
+    "Adapter": "explainer.generators.adapters",
+    "from_pythae": "explainer.generators.adapters",
+    "from_diffusers": "explainer.generators.adapters",
     "load_generator": "explainer.generators.zoo",
     "load_classifier": "explainer.generators.zoo",
     "as_image": "explainer.image",

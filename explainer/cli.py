@@ -1,13 +1,15 @@
 """The command ``explainer``: parses, calls, prints.
 
-Exit codes: 0, done; 1, done, and the explanation's verdict is "do not trust"; 2, wrong input, named
-on stderr with its remedy (``--debug`` adds the traceback); 3, a fault in this package.
+Exit codes: 0, done; 1, done, and the verdict is "do not trust" (of an explanation) or "collapsed" (of a
+generator); 2, wrong input, named on stderr with its remedy (``--debug`` adds the traceback); 3, a fault in
+this package; 130, stopped by Ctrl-C.
 
 Results go to stdout, everything else to stderr. With ``--json`` stdout is one JSON object or list
 and nothing else. torch is imported inside the commands, so that ``explainer --help`` is quick.
 """
 
 import json
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -25,19 +27,22 @@ from explainer.errors import ExplainerError, OptionError, OutputError
 
 if TYPE_CHECKING:
     from explainer.explanation import Explanation
+    from explainer.generators.health import Health
 
 __all__ = ["app", "main"]
 
-DISTRUSTED, WRONG_INPUT, FAULT = 1, 2, 3
+DISTRUSTED, WRONG_INPUT, FAULT, INTERRUPTED = 1, 2, 3, 130
 
 # The face in scikit-image's astronaut(), cropped as the zoo's faces are: centre x, centre y, half-width.
 ASTRONAUT_FACE = (224, 115, 60)
 
 _COLOURS = {"trust": "green", "limits": "yellow", "distrust": "red"}
+_COLOURS |= {"healthy": "green", "weak": "yellow", "collapsed": "red"}
 
 app = typer.Typer(
     help="Explain an image classifier by changing the image until the classifier changes its mind.",
-    epilog="Exit codes: 0 done, 1 the verdict is 'do not trust', 2 wrong input, 3 a fault in this package.",
+    epilog="Exit codes: 0 done, 1 the verdict is 'do not trust' or 'collapsed', 2 wrong input, "
+    "3 a fault in this package, 130 stopped by Ctrl-C.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -144,6 +149,96 @@ def explain_image(
 
 
 @app.command()
+def train(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="The model folder; it appears when training has ended.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder or .zip of image files, .npz with an array, .csv with a column path."),
+    ] = None,
+    kind: Annotated[str, typer.Option(help="vae, infomax, two-stage or mixture.")] = "two-stage",
+    size: Annotated[
+        int, typer.Option(help="Height and width in pixels; images are cut to their central square.")
+    ] = 64,
+    latent_dim: Annotated[
+        int | None, typer.Option(help="Dimensions of the code. By default 64, of a mixture 10.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
+    minutes: Annotated[float, typer.Option(help="Upper bound on the time of training.")] = 30.0,
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror half of the images.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a run that was stopped, with its settings.")
+    ] = False,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a generator on images of your own. Ctrl-C stops it, --resume continues it."""
+    with _errors_named(debug):
+        from explainer.training_run import checkpoints_of, health_as_dict, prepare
+        from explainer.training_run import train as train_model
+
+        options = {
+            "data": None if data is None else str(data), "kind": kind, "size": size, "seed": seed,
+            "latent_dim": latent_dim, "steps": steps, "minutes": minutes, "flip": flip,
+        }  # fmt: skip
+        given = {name: value for name, value in options.items() if _was_given(context, name)}
+        settings = prepare(out, given, resume=resume)
+        try:
+            result = train_model(settings, out, progress=not quiet)
+        except KeyboardInterrupt:
+            begun = checkpoints_of(out.resolve()).exists()
+            command = f"explainer train --out {shlex.quote(str(out))} --resume"
+            said = f"To continue: {command}" if begun else "Training had not begun."
+            _to_stderr(f"[bold yellow]Stopped[/] {escape(said)}")
+            raise typer.Exit(INTERRUPTED) from None
+        if as_json:
+            about = {"folder": str(result.folder), "files": result.files, "images": result.images}
+            run = {"steps": result.steps, "seconds": result.seconds}
+            _print_json({**about, **run, "health": health_as_dict(result.health)})
+        else:
+            _print_health(result.health, ())
+            lines = [f"model    {result.folder}"]
+            lines += [f"{name:<9}{path}" for name, path in result.files.items()]
+            Console().print(escape("\n".join(lines)), soft_wrap=True, highlight=False)
+        if result.health.status == "collapsed":
+            raise typer.Exit(DISTRUSTED)
+
+
+@app.command()
+def health(
+    model: Annotated[str, typer.Argument(help="A model folder, or the name of a generator of the zoo.")],
+    data: Annotated[Path, typer.Option(help="Images it was not trained on, as for train.")],
+    most: Annotated[int, typer.Option(min=2, help="Images to measure at most, evenly spread.")] = 2_000,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a generator on images: errors per channel, information in the code, a verdict in words."""
+    with _errors_named(debug):
+        from explainer.generators.base import as_unit_interval
+        from explainer.generators.zoo import load_generator
+        from explainer.image_sets import read_image_set
+        from explainer.training_run import health_as_dict
+
+        generator = load_generator(model)
+        images = read_image_set(data, generator.shape[1:])
+        images = images[:: -(-len(images) // most)]
+        if images.shape[1] != generator.shape[0]:
+            raise OptionError(
+                "data", f"must have the {generator.shape[0]} channels of the generator",
+                received=images.shape[1], remedy="Pass images like those it was trained on.",
+            )  # fmt: skip
+        found = generator.health(as_unit_interval(images))
+        if as_json:
+            _print_json(health_as_dict(found))
+        else:
+            _print_health(found, generator.channel_names or ())
+        if found.status == "collapsed":
+            raise typer.Exit(DISTRUSTED)
+
+
+@app.command()
 def models(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the generators and classifiers that come with the package."""
     with _errors_named(debug):
@@ -206,6 +301,28 @@ def _make_folder(out: Path) -> None:
             received=f"{out}: {error.strerror}",
             remedy="Name a folder in a place that can be written to.",
         ) from error
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _print_health(health: "Health", channel_names: Sequence[str]) -> None:
+    table = Table("reconstruction", "channel", "mse", "r2", "ssim")
+    whole = {"mse": health.mse, "r2": health.r2, "ssim": health.ssim}
+    for stage, measured in {**health.stages, "bare": whole}.items():
+        for channel, values in enumerate(zip(*(measured[key] for key in whole), strict=True)):
+            name = channel_names[channel] if channel_names else str(channel)
+            table.add_row(stage, escape(name), *(f"{value:.4g}" for value in values))
+    Console().print(table)
+    if health.kl:
+        used = sum(value > 0.01 for value in health.kl)
+        said = f"The code holds {sum(health.kl):.1f} nats in {used} of {len(health.kl)} dimensions."
+        Console().print(said, highlight=False, soft_wrap=True)
+    colour = _COLOURS[health.status]
+    sentence = f"[bold {colour}]{health.status.capitalize()}[/] {escape(health.sentence)}"
+    Console().print(f"{sentence} ({health.images} images)", soft_wrap=True, highlight=False)
 
 
 def _parse_crop(crop: str) -> tuple[int, int, int]:

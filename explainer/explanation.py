@@ -49,7 +49,7 @@ class Explanation:
         level_word: What the levels are of, for example ``"probability of smiling"``.
         frames: One row per level, ascending: ``level`` asked for, ``achieved``, ``score``, ``reached``,
             ``reason`` (why not), ``distance`` of the code from the image's, ``rounded`` (the level of the
-            frame rounded to 8 bits).
+            frame rounded to 8 bits of each channel's range).
         images: The delivered frames ``(levels, C, H, W)``, float32 in [0, 1], CPU, in the same order.
         latents: Their codes ``(levels, D)``.
         original: The image as it came, at its own size.

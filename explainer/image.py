@@ -26,7 +26,18 @@ from torch import Tensor
 from explainer.errors import ImageError, OptionError
 from explainer.image_files import BE_EXPLICIT, Layout, channels_first, from_file, from_pil, layout_of
 
-__all__ = ["Layout", "Range", "as_image", "as_images", "list_images", "resize", "to_uint8"]
+__all__ = [
+    "SUFFIXES",
+    "Layout",
+    "Range",
+    "as_image",
+    "as_images",
+    "list_images",
+    "list_table",
+    "natural_order",
+    "resize",
+    "to_uint8",
+]
 
 Range: TypeAlias = Sequence[float] | Sequence[Sequence[float]] | np.ndarray
 
@@ -162,10 +173,27 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     ]
     if not found:
         raise ImageError(
-            "folder", "holds no image files", received=folder,
+            "folder",
+            "holds no image files",
+            received=folder,
             remedy=f"Put {', '.join(SUFFIXES)} files directly in it, or pass a list of paths.",
         )
-    return sorted(found, key=lambda path: (_natural(path.stem), path.name))
+    return sorted(found, key=lambda path: (natural_order(path.stem), path.name))
+
+
+def list_table(table: str | os.PathLike[str], *, paths: str | None = None) -> list[Path]:
+    """Paths in a CSV file, those that are relative taken from its folder.
+
+    Args:
+        table: The file.
+        paths: Name of the column of paths. Default: "path" or "file".
+
+    Raises:
+        ImageError: A file that cannot be read as a table, or an empty cell.
+        OptionError: No such column.
+    """
+    path = _expanded(table)
+    return _column(_table(path), paths, path.parent)
 
 
 def to_uint8(image: Tensor | np.ndarray) -> np.ndarray:
@@ -210,7 +238,8 @@ def resize(images: Tensor, size: int | Sequence[int]) -> Tensor:
     tensor = isinstance(images, Tensor)
     if not (tensor and images.ndim == 4 and images.is_floating_point() and images.numel()):
         raise ImageError(
-            "images", "must be floating-point images (batch, channels, height, width)",
+            "images",
+            "must be floating-point images (batch, channels, height, width)",
             received=f"{images.dtype} {tuple(images.shape)}" if tensor else type(images).__name__,
             remedy="Pass the result of as_images, or as_image(...)[None] for one image.",
         )
@@ -235,7 +264,9 @@ def _image(source: object, range: Range | None, layout: Layout | None, name: str
         pixels = channels_first(_array(source, name), layout, name, tensor=isinstance(source, Tensor))
     else:
         raise ImageError(
-            name, "must be a path, a PIL image, an array or a tensor", received=type(source).__name__,
+            name,
+            "must be a path, a PIL image, an array or a tensor",
+            received=type(source).__name__,
             remedy="Convert it with numpy.asarray first.",
         )
     return _scaled(pixels, range, name)
@@ -256,12 +287,15 @@ def _scaled(pixels: np.ndarray, range: Range | None, name: str) -> Tensor:
         raise ImageError(name, "is empty", received=received, remedy="Pass an image with pixels.")
     if min(pixels.shape[1:]) < 2:
         raise ImageError(
-            name, "must be at least 2 x 2 pixels", received=f"{received} as (channels, height, width)",
+            name,
+            "must be at least 2 x 2 pixels",
+            received=f"{received} as (channels, height, width)",
             remedy="Pass a larger image, or say where the channels are: " + BE_EXPLICIT,
         )
     if kind == "f" and not (finite := np.isfinite(pixels)).all():
         raise ImageError(
-            name, "holds NaN or infinite values",
+            name,
+            "holds NaN or infinite values",
             received=f"{finite.size - finite.sum()} of {finite.size} values",
             remedy="Replace them first, with numpy.nan_to_num for example.",
         )
@@ -278,7 +312,8 @@ def _scaled(pixels: np.ndarray, range: Range | None, name: str) -> Tensor:
         scaled = pixels
     else:
         raise ImageError(
-            name, "has whole-number pixels of an unknown scale",
+            name,
+            "has whole-number pixels of an unknown scale",
             received=f"{pixels.dtype} from {pixels.min()} to {pixels.max()}",
             remedy="Pass range=(low, high) to as_image or as_images, or convert to uint8 or uint16.",
         )
@@ -304,7 +339,8 @@ def _bounds(range: Range, channels: int) -> tuple[np.ndarray, np.ndarray]:
         pairs.append(values.T)
     if not pairs:
         raise OptionError(
-            "range", f"must be (low, high) or a list of one such pair per channel, {channels} here",
+            "range",
+            f"must be (low, high) or a list of one such pair per channel, {channels} here",
             received=repr(range),
             remedy="Pass range=(0, 4095), or range=[(0, 4095), (0, 255)] for two channels.",
         )
@@ -313,12 +349,15 @@ def _bounds(range: Range, channels: int) -> tuple[np.ndarray, np.ndarray]:
     valid = [pair for pair, span in zip(pairs, spans, strict=True) if ((span > 0) & (span < np.inf)).all()]
     if not valid:
         raise OptionError(
-            "range", "must have low below high, both finite, for every channel", received=repr(range),
+            "range",
+            "must have low below high, both finite, for every channel",
+            received=repr(range),
             remedy="Give the values that black and white have, such as range=(0, 4095).",
         )
     if len(valid) == 2 and not np.array_equal(valid[0], valid[1]):
         raise OptionError(
-            "range", "is ambiguous for two channels: two pairs, or the lows and the highs",
+            "range",
+            "is ambiguous for two channels: two pairs, or the lows and the highs",
             received=repr(range),
             remedy="Pass a list, range=[(low, high), (low, high)]; it is always read as pairs.",
         )
@@ -334,14 +373,16 @@ def _out_of_scale(pixels: np.ndarray, scaled: np.ndarray, range: Range | None, n
         elif lowest >= 0 and highest <= 255:
             guess = "(0, 255)"
         return ImageError(
-            name, "holds values outside [0, 1]",
+            name,
+            "holds values outside [0, 1]",
             received=f"{pixels.dtype} from {lowest:.7g} to {highest:.7g}",
             remedy=f"Pass range={guess} to as_image or as_images if that is the scale of the pixels.",
         )
     outside = (scaled < -TOLERANCE) | (scaled > 1 + TOLERANCE)
     channel = int(outside.any(axis=(1, 2)).argmax())
     return ImageError(
-        name, f"holds values outside range={range} in channel {channel}",
+        name,
+        f"holds values outside range={range} in channel {channel}",
         received=f"{pixels[channel].min():.7g} to {pixels[channel].max():.7g}, "
         f"{outside[channel].sum()} of {outside[channel].size} pixels outside",
         remedy="Widen the range, or clip the pixels first with numpy.clip if their excess means nothing.",
@@ -361,7 +402,8 @@ def _batch_axes(source: Tensor | np.ndarray, layout: Layout | None) -> np.ndarra
     values = _array(source, "images")
     if values.ndim != 4:
         raise ImageError(
-            "images", "must have four axes: batch, channels, height, width",
+            "images",
+            "must have four axes: batch, channels, height, width",
             received=f"{values.ndim} axes, shape {values.shape}",
             remedy="Pass images[:, None] for a batch of grey images, images[None] or as_image for one image.",
         )
@@ -374,7 +416,8 @@ def _array(source: Tensor | np.ndarray, name: str) -> np.ndarray:
     if isinstance(source, np.ndarray):
         if isinstance(source, np.ma.MaskedArray) and np.ma.is_masked(source):
             raise ImageError(
-                name, "has masked pixels",
+                name,
+                "has masked pixels",
                 received=f"{np.ma.count_masked(source)} of {source.size} masked",
                 remedy="Fill them first with image.filled(value).",
             )
@@ -384,7 +427,8 @@ def _array(source: Tensor | np.ndarray, name: str) -> np.ndarray:
         return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
     except (TypeError, RuntimeError, NotImplementedError) as error:
         raise ImageError(
-            name, "must be a dense tensor of real numbers",
+            name,
+            "must be a dense tensor of real numbers",
             received=f"{source.dtype}, {source.layout}, on {source.device}",
             remedy="Convert it with .to_dense() or .float() first.",
         ) from error
@@ -400,13 +444,15 @@ def _listed(source: object, paths: str | None) -> list[object]:
     if isinstance(source, str | os.PathLike):
         path = _expanded(source)
         if path.suffix.lower() == ".csv" and path.is_file():
-            return list(_column(_table(path), paths, path.parent))
+            return list(list_table(path, paths=paths))
         if paths is not None:
             raise _paths_without_table(source)
         if not path.is_dir():
             problem = "is one file; a folder, a CSV file or a list is wanted"
             raise ImageError(
-                "images", problem if path.exists() else "does not exist", received=path,
+                "images",
+                problem if path.exists() else "does not exist",
+                received=path,
                 remedy="Pass a folder or a CSV file; for one image [path], or the path to as_image.",
             )
         return list(list_images(path))
@@ -415,7 +461,8 @@ def _listed(source: object, paths: str | None) -> list[object]:
     # A set has no order and a mapping's keys are not images; a PIL image is one image.
     if not isinstance(source, Iterable) or isinstance(source, bytes | Mapping | AbstractSet | Image.Image):
         raise ImageError(
-            "images", "must be an array, a list, a folder or a table of images",
+            "images",
+            "must be an array, a list, a folder or a table of images",
             received=type(source).__name__,
             remedy="Pass a list; for one image, [image] or as_image.",
         )
@@ -427,7 +474,9 @@ def _table(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, skipinitialspace=True)
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise ImageError(
-            str(path), "cannot be read as a table", received=f"{type(error).__name__}: {error}",
+            str(path),
+            "cannot be read as a table",
+            received=f"{type(error).__name__}: {error}",
             remedy="Pass a comma-separated UTF-8 file with a header line and a column named path.",
         ) from error
 
@@ -438,7 +487,8 @@ def _column(table: pd.DataFrame, paths: str | None, folder: Path) -> list[Path]:
     if len(named) != 1 or named[0] not in table.columns:
         wanted = "one column named path or file" if paths is None else f"the column {paths}"
         raise OptionError(
-            "paths", f"the table must have {wanted}",
+            "paths",
+            f"the table must have {wanted}",
             received=f"columns {', '.join(map(str, table.columns))}",
             remedy='Name the column that holds the paths, such as paths="filename".',
         )
@@ -446,7 +496,9 @@ def _column(table: pd.DataFrame, paths: str | None, folder: Path) -> list[Path]:
     for row, cell in enumerate(cells):
         if not isinstance(cell, str | os.PathLike) or not str(cell).strip():
             raise ImageError(
-                f"images[{row}]", f"has no path in the column {named[0]}", received=repr(cell),
+                f"images[{row}]",
+                f"has no path in the column {named[0]}",
+                received=repr(cell),
                 remedy="Fill in the path, or drop the row.",
             )
     return [folder / _expanded(cell) for cell in cells]
@@ -459,13 +511,14 @@ def _expanded(path: str | os.PathLike[str]) -> Path:
 
 def _paths_without_table(source: object) -> OptionError:
     return OptionError(
-        "paths", "names a column, but the images are not a DataFrame or a CSV file",
+        "paths",
+        "names a column, but the images are not a DataFrame or a CSV file",
         received=type(source).__name__,
         remedy="Leave paths out, or pass a table.",
     )
 
 
-def _natural(name: str) -> list[str | int]:
+def natural_order(name: str) -> list[str | int]:
     """Sort key in which runs of digits count as numbers."""
     parts = re.split(r"([0-9]+)", name.lower())
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]
@@ -476,7 +529,9 @@ def _size(size: int | Sequence[int]) -> tuple[int, int]:
     whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in pair)
     if len(pair) != 2 or not whole:
         raise OptionError(
-            "size", "must be one or two positive whole numbers", received=repr(size),
+            "size",
+            "must be one or two positive whole numbers",
+            received=repr(size),
             remedy="Pass (height, width) in pixels, such as (64, 64).",
         )
     return int(pair[0]), int(pair[1])

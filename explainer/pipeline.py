@@ -228,8 +228,9 @@ def _table(
     device = scene.images.device
     with torch.no_grad():
         scores = scene.classifier.score(frames.to(device), scene.target).double().cpu()
-        eight_bit = (frames * 255).round() / 255
-        rounded = torch.sigmoid(scene.classifier.score(eight_bit.to(device), scene.target).double()).cpu()
+        units = scene.generator.normalise(frames.to(device))  # 8 bits of each channel's own range
+        eight_bit = scene.generator.denormalise((units * 255).round() / 255)
+        rounded = torch.sigmoid(scene.classifier.score(eight_bit, scene.target).double()).cpu()
     achieved = torch.sigmoid(scores)
     reached = (achieved - levels).abs() <= limits.level_error
     reasons = [

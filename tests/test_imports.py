@@ -13,20 +13,21 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # A module imports only from entries before its own; inside a folder from left to right.
 ORDER = """
-    errors storage image_files image drawing synthetic metrics
+    errors storage image_files image image_sets drawing synthetic metrics
     frozen preprocessing target misuse classifier convnet
     generators.base generators.networks generators.objectives generators.health generators.loop
     generators.training generators.vae generators.infomax generators.two_stage generators.mixture
-    generators.guidance generators.adapters generators.zoo
+    generators.guidance generators.adapters generators.cards generators.zoo
     walks.base walks.gradient walks.linear walks.evolution walks.conditional
     checks.base checks.consistency checks.compatibility checks.identity checks.realism checks.robustness
     checks.nulls checks.verdict
     saliency.base saliency.difference saliency.attribution saliency.sanity
     replacement
-    report.output report.panels report.strip report.charts report.figures report.page
+    report.output report.panels report.strip report.charts report.figures report.training_figures
+    report.page
     explanation pipeline captum_attribution
     bias.attributes bias.statistics bias.confounding bias.subgroups bias.discovery bias.audit
-    cli
+    training_run cli
 """.split()
 FOLDERS = {name.split(".")[0] for name in ORDER if "." in name}
 

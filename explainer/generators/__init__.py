@@ -1,5 +1,6 @@
 """Generators: one interface, interchangeable kinds, and a zoo of trained ones."""
 
+from explainer.generators.adapters import Adapter, from_diffusers, from_pythae
 from explainer.generators.base import Detail, Generator
 from explainer.generators.health import Health
 from explainer.generators.infomax import InfoMaxVAE
@@ -10,12 +11,15 @@ from explainer.generators.zoo import list_models, load_classifier, load_generato
 
 __all__ = [
     "VAE",
+    "Adapter",
     "Detail",
     "GaussianMixtureVAE",
     "Generator",
     "Health",
     "InfoMaxVAE",
     "TwoStageVAE",
+    "from_diffusers",
+    "from_pythae",
     "list_models",
     "load_classifier",
     "load_generator",

@@ -231,6 +231,16 @@ class Generator(nn.Module, ABC):
         return gap.square().mean(dim=(1, 2, 3))
 
     @torch.no_grad()
+    def unexplained(self, images: Tensor) -> Tensor:
+        """Share ``(N,)`` of an image's own variance that ``bare`` misses; a blank image has none to explain.
+
+        The error alone is small for any dull picture; this is not.
+        """
+        values = self.normalise(images)
+        spread = (values - values.mean(dim=(2, 3), keepdim=True)).square().mean(dim=(1, 2, 3))
+        return self.bare_error(images) / spread.clamp_min(1e-9)
+
+    @torch.no_grad()
     def typicality(self, z: Tensor) -> Tensor:
         """Distance ``(N,)`` of codes from the mean code, in standard deviations: near 1 is typical."""
         return ((z - self.latent_mean) / self.latent_std).square().mean(dim=1).sqrt()

@@ -2,22 +2,28 @@
 
 Batches, augmentation and reparametrisation noise are drawn from the seed and the step number alone, so a
 resumed run continues as if it had never stopped. Steps whose gradient is not finite are skipped and
-counted. Lightning takes two seconds to import, so this module is imported when training begins.
+counted. A checkpoint is written whole or not at all, every 50 seconds; Ctrl-C is answered at the end of the
+step, with one more. Lightning takes two seconds to import, so this module is imported when training begins.
 """
 
 import logging
 import math
+import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -122,7 +128,6 @@ class Loop(pl.LightningModule):
             self.rows.append(
                 {"phase": self.name, "step": self.global_step, "loss": float(loss.detach()), **values}
             )
-            self.log_dict(values, prog_bar=True)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -141,6 +146,72 @@ class Loop(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.trained.parameters(), lr=self.rate, betas=(0.9, 0.99))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rows"], checkpoint["elapsed"] = self.rows, time.monotonic() - self.began
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.rows = list(checkpoint.get("rows", []))
+        self.began = time.monotonic() - checkpoint.get("elapsed", 0.0)
+
+
+class _Checkpoints(pl.Callback):
+    """Keeps the state of a phase in one file that is replaced, never rewritten."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.written = path, time.monotonic()
+        self.interrupted = self.stopped = False
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.interrupted or time.monotonic() - self.written >= CHECKPOINT_SECONDS:
+            self.write(trainer)
+        if self.interrupted:
+            trainer.should_stop = self.stopped = True
+
+    def write(self, trainer: pl.Trainer) -> None:
+        part = self.path.with_suffix(".part")
+        trainer.save_checkpoint(part)
+        os.replace(part, self.path)
+        self.written = time.monotonic()
+
+    @contextmanager
+    def on_interrupt(self) -> Iterator[None]:
+        """Ctrl-C is noted, to be answered at the end of the step; a second one ends at once."""
+        before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(before):
+            yield
+            return
+
+        def note(*_: object) -> None:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, before)
+
+        signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+class _Bar(pl.Callback):
+    """A line on stderr: the share of the budget that is used, the time left, the latest terms."""
+
+    def __init__(self, loop: Loop, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, TextColumn("{task.fields[terms]}"), console=console)
+        self.loop, self.task = loop, self.bar.add_task(loop.name, total=1.0, terms="")
+
+    def on_train_start(self, *_: Any) -> None:
+        self.bar.start()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        latest = self.loop.rows[-1] if self.loop.rows else {}
+        terms = [f"{name} {latest[name]:.4g}" for name in list(latest)[3:6]]
+        said = f"step {self.loop.global_step:,}: {', '.join(terms)}"
+        self.bar.update(self.task, completed=self.loop.progress(), terms=said)
+
+    def teardown(self, *_: Any) -> None:
+        self.bar.stop()
+
 
 def run(loop: Loop, images: Tensor, batch_size: int, folder: Path, *, progress: bool) -> None:
     """Run one phase to the end of its budget, continuing from its checkpoint if there is one.
@@ -151,37 +222,43 @@ def run(loop: Loop, images: Tensor, batch_size: int, folder: Path, *, progress: 
         batch_size: Images a step.
         folder: Where ``<name>.ckpt`` is written at least every minute.
         progress: Show a progress bar when attached to a terminal.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; what was trained until then is in the checkpoint.
     """
     slug = loop.name.replace(" ", "-")
     latest = folder / f"{slug}.ckpt"
     batches = _Batches(images, batch_size, loop.steps, loop.seed)
     if latest.exists():
         batches.start = int(torch.load(latest, weights_only=True, map_location="cpu")["global_step"])
-    checkpoint = ModelCheckpoint(
-        dirpath=folder,
-        filename=slug,
-        train_time_interval=timedelta(seconds=CHECKPOINT_SECONDS),
-        enable_version_counter=False,
-    )
-    shown = progress and Console(stderr=True).is_terminal
+    checkpoints = _Checkpoints(latest)
+    console = Console(stderr=True)
+    bar = [_Bar(loop, console)] if progress and console.is_terminal else []
     device = next(loop.trained.parameters()).device
-    with _quiet_lightning():
+    with _quiet_lightning(), checkpoints.on_interrupt():
         trainer = pl.Trainer(
             max_steps=loop.steps,
             max_epochs=-1,
             max_time=timedelta(seconds=max(1, math.ceil(loop.seconds))),
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=[device.index or 0] if device.type == "cuda" else 1,
-            callbacks=[checkpoint, _RampedAverage(), *([RichProgressBar()] if shown else [])],
-            enable_progress_bar=shown,
+            callbacks=[_RampedAverage(), checkpoints, *bar],  # what is written has just been averaged
+            enable_checkpointing=False,
+            enable_progress_bar=False,
             enable_model_summary=False,
             logger=False,
             default_root_dir=folder,
             use_distributed_sampler=False,
         )
         resume = latest if latest.exists() else None
-        trainer.fit(loop, DataLoader(batches, batch_size=None), ckpt_path=resume, weights_only=True)
-        trainer.save_checkpoint(latest)
+        try:
+            trainer.fit(loop, DataLoader(batches, batch_size=None), ckpt_path=resume, weights_only=True)
+        except SystemExit as error:  # Lightning's answer to a second Ctrl-C
+            raise KeyboardInterrupt from error
+        if not checkpoints.stopped:
+            checkpoints.write(trainer)
+        if checkpoints.interrupted:
+            raise KeyboardInterrupt
 
 
 @contextmanager

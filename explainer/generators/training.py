@@ -5,6 +5,7 @@ loss of a batch. The loop itself is in :mod:`explainer.generators.loop`.
 """
 
 import math
+import os
 import tempfile
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -24,7 +25,16 @@ from explainer.storage import new_folder, read_json, sha256, write_json, write_t
 if TYPE_CHECKING:
     from explainer.generators.loop import Loss
 
-__all__ = ["CARD", "CARD_FORMAT", "Phase", "TrainableGenerator"]
+__all__ = [
+    "CARD",
+    "CARD_FORMAT",
+    "FEWEST_IMAGES",
+    "Phase",
+    "TrainableGenerator",
+    "store_codes",
+    "store_intensity",
+    "usable_images",
+]
 
 CARD = "card.json"
 CARD_FORMAT = 1
@@ -109,6 +119,7 @@ class TrainableGenerator(Generator):
             OptionError: A budget that is not positive.
             TrainingError: Unusable or fewer than 40 images, checkpoints of another run, or more than ten
                 steps and more than a tenth of a phase without a finite gradient.
+            KeyboardInterrupt: Ctrl-C; what was trained until then is in ``checkpoints``.
         """
         from explainer.generators.loop import Loop, run  # imports Lightning, which takes seconds
 
@@ -119,16 +130,16 @@ class TrainableGenerator(Generator):
                 received=(steps, minutes, batch_size, learning_rate),
                 remedy="Pass for example steps=20_000, minutes=30.",
             )
-        stored = self._training_images(images, "images", FEWEST_IMAGES)
+        stored = usable_images(images, "images", self.shape, FEWEST_IMAGES)
         order = torch.randperm(len(stored), generator=torch.Generator().manual_seed(seed))
         if held_out is None:
             aside = min(500, max(5, len(stored) // 20))
             kept, training = stored[order[:aside]], stored[order[aside:]]
         else:
-            kept, training = self._training_images(held_out, "held_out", 2), stored
+            kept, training = usable_images(held_out, "held_out", self.shape, 2), stored[order]
         place = torch.device(device) if device is not None else self.intensity.device
         self.to(place)
-        self._store_intensity(training, seed)
+        store_intensity(self, training, seed)
         rows: list[dict[str, float | str]] = []
         skipped = 0
         with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng():
@@ -165,7 +176,7 @@ class TrainableGenerator(Generator):
         self.requires_grad_(False).eval()
         self.history = pd.DataFrame(rows)
         self.skipped_steps = skipped
-        self._store_codes(training, kept)
+        store_codes(self, training, kept)
         return self
 
     def health(self, images: Tensor) -> Health:
@@ -206,60 +217,69 @@ class TrainableGenerator(Generator):
     def _loss_of(self, phase: Phase) -> "Loss":
         return lambda images, noise, ramp: self.loss(phase, self.prepare(images), noise, ramp)
 
-    def _training_images(self, images: Tensor | np.ndarray, argument: str, fewest: int) -> Tensor:
-        stored = torch.as_tensor(images)
-        if stored.ndim != 4 or tuple(stored.shape[1:]) != self.shape or len(stored) < fewest:
+
+def usable_images(
+    images: Tensor | np.ndarray, argument: str, shape: tuple[int, int, int], fewest: int
+) -> Tensor:
+    """Images as they are stored, if there are enough of this shape in a type and range that is clear."""
+    stored = torch.as_tensor(images)
+    if stored.ndim != 4 or tuple(stored.shape[1:]) != shape or len(stored) < fewest:
+        raise TrainingError(
+            argument,
+            f"must be at least {fewest} images of shape {shape}",
+            received=tuple(stored.shape),
+            remedy="Stack them to (N, C, H, W); read folders with explainer.as_images.",
+        )  # fmt: skip
+    if stored.dtype not in (torch.uint8, torch.uint16) and not stored.is_floating_point():
+        raise TrainingError(
+            argument, "must be floats in [0, 1], uint8 or uint16", received=stored.dtype,
+            remedy="Read them with as_images(..., range=(low, high)).",
+        )  # fmt: skip
+    if stored.is_floating_point():
+        low, high = float(stored.min()), float(stored.max())
+        if not (math.isfinite(low) and math.isfinite(high) and low >= -1e-6 and high <= 1 + 1e-6):
             raise TrainingError(
-                argument,
-                f"must be at least {fewest} images of shape {self.shape}",
-                received=tuple(stored.shape),
-                remedy="Stack them to (N, C, H, W); read folders with explainer.as_images.",
+                argument, "must be finite and lie in [0, 1]", received=f"[{low}, {high}]",
+                remedy="Rescale them, or read them with as_images(..., range=(low, high)).",
             )  # fmt: skip
-        if stored.dtype not in (torch.uint8, torch.uint16) and not stored.is_floating_point():
-            raise TrainingError(
-                argument, "must be floats in [0, 1], uint8 or uint16", received=stored.dtype,
-                remedy="Read them with as_images(..., range=(low, high)).",
-            )  # fmt: skip
-        if stored.is_floating_point():
-            low, high = float(stored.min()), float(stored.max())
-            if not (math.isfinite(low) and math.isfinite(high) and low >= -1e-6 and high <= 1 + 1e-6):
-                raise TrainingError(
-                    argument, "must be finite and lie in [0, 1]", received=f"[{low}, {high}]",
-                    remedy="Rescale them, or read them with as_images(..., range=(low, high)).",
-                )  # fmt: skip
-        return stored
+    return stored
 
-    def _store_intensity(self, images: Tensor, seed: int) -> None:
-        """The 0.1 and 99.9 percentiles of every channel, on at most 2,000 images."""
-        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:2000]
-        pixels = as_unit_interval(images[chosen]).transpose(0, 1).flatten(1).numpy()
-        bounds = np.quantile(pixels, [0.001, 0.999], axis=1)
-        flat = np.flatnonzero(bounds[1] - bounds[0] <= 0)
-        if len(flat):
-            raise TrainingError(
-                "images", f"channel {flat[0]} is constant", received=f"value {bounds[0, flat[0]]:.4g}",
-                remedy="Leave this channel out: there is nothing to learn in it.",
-            )  # fmt: skip
-        self.intensity.copy_(torch.from_numpy(bounds).float())
 
-    @torch.no_grad()
-    def _store_codes(self, training: Tensor, held_out: Tensor) -> None:
-        device = self.intensity.device
+def store_intensity(generator: Generator, images: Tensor, seed: int) -> None:
+    """The 0.1 and 99.9 percentiles of every channel, on at most 2,000 images."""
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:2000]
+    pixels = as_unit_interval(images[chosen]).transpose(0, 1).flatten(1).numpy()
+    bounds = np.quantile(pixels, [0.001, 0.999], axis=1)
+    flat = np.flatnonzero(bounds[1] - bounds[0] <= 0)
+    if len(flat):
+        raise TrainingError(
+            "images", f"channel {flat[0]} is constant", received=f"value {bounds[0, flat[0]]:.4g}",
+            remedy="Leave this channel out: there is nothing to learn in it.",
+        )  # fmt: skip
+    generator.intensity.copy_(torch.from_numpy(bounds).float())
 
-        def codes_of(images: Tensor) -> Tensor:
-            return torch.cat([self.encode(as_unit_interval(part).to(device)) for part in images.split(256)])
 
-        codes = codes_of(training[:5000])
-        self.latent_mean.copy_(codes.mean(0))
-        self.latent_std.copy_(codes.std(0).clamp_min(1e-6))
-        errors = torch.cat(
-            [self.bare_error(as_unit_interval(part).to(device)) for part in held_out.split(256)]
-        )
-        distances = self.typicality(codes_of(held_out))
-        self.quantiles = {
-            name: {f"{q:g}": float(torch.quantile(values.double().cpu(), q)) for q in QUANTILES}
-            for name, values in (("bare", errors), ("typicality", distances))
-        }
+@torch.no_grad()
+def store_codes(generator: Generator, training: Tensor, held_out: Tensor) -> None:
+    """Mean and deviation of the codes, and quantiles of the errors of held-out images."""
+    device = generator.intensity.device
+
+    def codes_of(images: Tensor) -> Tensor:
+        return torch.cat([generator.encode(as_unit_interval(part).to(device)) for part in images.split(256)])
+
+    codes = codes_of(training[:5000])
+    generator.latent_mean.copy_(codes.mean(0))
+    generator.latent_std.copy_(codes.std(0).clamp_min(1e-6))
+    parts = [as_unit_interval(part).to(device) for part in held_out.split(256)]
+    measured = {
+        "bare": torch.cat([generator.bare_error(part) for part in parts]),
+        "unexplained": torch.cat([generator.unexplained(part) for part in parts]),
+        "typicality": generator.typicality(codes_of(held_out)),
+    }
+    generator.quantiles = {
+        name: {f"{q:g}": float(torch.quantile(values.double().cpu(), q)) for q in QUANTILES}
+        for name, values in measured.items()
+    }
 
 
 def _digest(images: Tensor) -> str:
@@ -277,7 +297,9 @@ def _claim(folder: Path, run_of: dict[str, object]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "run.json"
     if not note.exists():
-        write_json(note, run_of)
+        part = note.with_suffix(".part")
+        write_json(part, run_of)
+        os.replace(part, note)
         return
     before = read_json(note, "checkpoints")
     changed = [name for name in run_of if before.get(name) != run_of[name]]

@@ -97,19 +97,22 @@ def load_classifier(source: str) -> Classifier:
         network = NETWORKS[entry["network"]](**entry["architecture"])
         tensors = read_tensors(folder / entry["file"], entry["sha256"], "classifier")
         names, size = entry["class_names"], tuple(entry["size"])
+        mean, std = entry.get("mean"), entry.get("std")
     except (KeyError, TypeError) as error:
         raise _incomplete(folder, error) from error
     _load_state(network, tensors, "classifier", folder)
     network.requires_grad_(False).eval()
-    return Classifier(network, class_names=names, size=size)
+    return Classifier(network, class_names=names, size=size, mean=mean, std=std)
 
 
 def fitting_generator(images: Tensor) -> TrainableGenerator:
     """The zoo generator that fits images, for ``generator="auto"``.
 
-    A generator fits if it has as many channels and reconstructs the images better than the worst fortieth
-    of the held-out images it was measured on. One that is named is used whatever its error: the check of the
-    explanation then says how unusual the image is.
+    A generator fits if it has as many channels and the images are not in the worst fortieth of the held-out
+    images it was measured on: neither by the error of ``bare``, nor by the share of their own variance that
+    ``bare`` misses (a dull picture of anything has a small error), nor by how far their codes lie from the
+    mean code. If several fit, the one whose worst of these is best. A generator that is named is used
+    whatever its error: the check of the explanation then says how unusual the image is.
 
     Args:
         images: ``(N, C, H, W)`` in [0, 1], any size.
@@ -143,14 +146,22 @@ def fitting_generator(images: Tensor) -> TrainableGenerator:
 
 
 def misfit(generator: Generator, images: Tensor) -> tuple[float, str]:
-    """Largest error of ``bare`` over what held-out images stay below, and a clause about it."""
+    """The worst of three measures over what held-out images stay below, and a clause about all three."""
     top, left, height, width = generator.region((images.shape[-2], images.shape[-1]))
-    error = float(generator.bare_error(generator.resized(images)).max())
-    usual, limit = (generator.quantiles["bare"][share] for share in ("0.5", FITTING))
-    return error / limit, (
+    small = generator.resized(images)
+    with torch.no_grad():
+        values = {
+            "bare": float(generator.bare_error(small).max()),
+            "unexplained": float(generator.unexplained(small).max()),
+            "typicality": float(generator.typicality(generator.encode(small)).max()),
+        }
+    limits = {name: generator.quantiles[name][FITTING] for name in values}
+    missed = "all" if values["unexplained"] >= 1 else f"{values['unexplained']:.0%}"
+    return max(values[name] / limits[name] for name in values), (
         f"its region (rows {top}-{top + height}, columns {left}-{left + width}) is reconstructed with error "
-        f"{error:.4f}, held-out images with {usual:.4f} (median), {float(FITTING):.1%} of them with less "
-        f"than {limit:.4f}"
+        f"{values['bare']:.4f} ({float(FITTING):.1%} of the held-out images: below {limits['bare']:.4f}), "
+        f"missing {missed} of its variance ({limits['unexplained']:.0%}), by a code "
+        f"{values['typicality']:.2f} standard deviations from the mean ({limits['typicality']:.2f})"
     )
 
 

@@ -12,7 +12,6 @@ started again with the same ``--checkpoints`` it continues.
 """
 
 import argparse
-import hashlib
 import json
 import zipfile
 from collections.abc import Callable
@@ -24,10 +23,10 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from safetensors.torch import save
 
 from explainer.convnet import as_float, binary_metrics, fit_classifier
-from explainer.generators import TwoStageVAE, load_generator
+from explainer.generators import TwoStageVAE
+from explainer.generators.cards import update_card, write_classifier, write_generator
 
 __all__ = ["CLASSIFIERS", "Recipe", "main", "read_faces", "train_classifier", "train_generator"]
 
@@ -48,8 +47,9 @@ CARD: dict[str, Any] = {
     "between the eyes' and the mouth's line as its side; the eyes lie at a third of its height.",
     "data": "Labeled Faces in the Wild, deep-funneled, central crop: 10,498 photographs of about 4,500 "
     "people (Huang et al. 2007; Huang et al. 2012). Split by person. Smiles are probabilities predicted by "
-    "a public model (they agree with people in about 90 %), gender was labelled by hand.",
-    "licence": "Weights: BSD-3-Clause. The photographs carry no explicit licence; research use.",
+    "a public model (they agree with people in about 90 %), gender was labelled by hand. "
+    "The photographs carry no explicit licence; research use.",
+    "licence": "BSD-3-Clause (weights)",
     "limits": [
         "Photographs of public figures from news pages of the early 2000s: three quarters men, few children, "
         "few people over 80, some skin tones rare. Do not conclude anything about groups it hardly holds.",
@@ -58,7 +58,6 @@ CARD: dict[str, Any] = {
         "A demonstration of explanations. Not for identifying people or deciding about them.",
     ],
 }
-TRAINING_KEYS = ("steps", "batch_size", "seed", "label_smoothing", "label_noise", "temperature")
 
 
 def read_faces(path: str | Path, split: str) -> tuple[torch.Tensor, pd.DataFrame]:
@@ -202,30 +201,16 @@ def train_classifier(
         seed=recipe.seed if seed is None else seed,
         progress=progress,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    weights = out / f"{name}.safetensors"
-    weights.write_bytes(save({key: value.contiguous() for key, value in network.state_dict().items()}))
-    entry = {
+    facts = {
         "about": recipe.about,
-        "file": weights.name,
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "network": report["architecture"],
-        "architecture": network.architecture,
-        "kind": "binary",
-        "outputs": "logits",
         "class_names": list(recipe.class_names),
         "size": [64, 64],
         "preprocessing": "RGB in [0, 1], resized to 64x64; the network itself maps to [-1, 1].",
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "training": {
-            "images": len(rows),
-            "people": int(rows["person"].nunique()),
-            **{key: report[key] for key in TRAINING_KEYS},
-        },
-        "validation": report["validation"],
-        "test": _test_metrics(network, recipe, data),
+        "training": {"images": len(rows), "people": int(rows["person"].nunique())},
     }
-    update_card(out, {"classifiers": {name: entry}})
+    entry = write_classifier(network, report, out, name, facts=facts)
+    entry["test"] = _test_metrics(network, recipe, data)
+    update_card(out, CARD, {"classifiers": {name: entry}})
     return entry
 
 
@@ -245,39 +230,9 @@ def train_generator(
         held_out=held_out,
         checkpoints=checkpoints,
     )
-    return write_generator(generator, data, out, {"images": len(images), "steps": steps, "seed": 0})
-
-
-def write_generator(
-    generator: TwoStageVAE, data: Path, out: Path, training: dict[str, Any]
-) -> dict[str, Any]:
-    """Write a trained generator and what it measures on the test split, once rounded to half precision."""
-    out.mkdir(parents=True, exist_ok=True)
-    entry = generator.entry(out, half=True)
-    update_card(out, {"generator": entry})
-    health = load_generator(out).health(as_float(read_faces(data, "test")[0]))
-    entry |= {
-        "parameters": sum(parameter.numel() for parameter in generator.parameters()),
-        "training": training,
-        "test": {
-            "n": health.images,
-            "bare": {name: list(getattr(health, name)) for name in ("mse", "r2", "ssim")},
-            "stage 1": {name: list(values) for name, values in health.stages["stage 1"].items()},
-            "kl_nats": sum(health.kl),
-            "verdict": health.sentence,
-        },
-    }
-    update_card(out, {"generator": entry})
-    return entry
-
-
-def update_card(out: Path, change: dict[str, Any]) -> None:
-    """Put entries into ``card.json``, which starts as :data:`CARD`; classifiers are added to those there."""
-    path = out / "card.json"
-    card = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    classifiers = card.get("classifiers", {}) | change.get("classifiers", {})
-    card = card | change | CARD | {"classifiers": classifiers}
-    path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    test = as_float(read_faces(data, "test")[0])
+    training = {"images": len(images), "steps": steps, "seed": 0}
+    return write_generator(generator, out, CARD, test=test, training=training)
 
 
 def _rows_of(data: Path, split: str, recipe: Recipe) -> tuple[torch.Tensor, pd.DataFrame]:

@@ -1,0 +1,206 @@
+"""Cells, where the truth is known: more DNA is more PI. Does the walk raise what it must, and only then?
+
+    python benchmarks/cells_walk.py --data cells.npz --labels cells.csv
+
+All G1 and G2 cells of the test split; the zoo's generator and classifier. The summed PI signal, as shipped
+(16-bit values, background included), separates G1 (about 203k) from G2 (about 328k): the walk from G1 to G2
+must carry it across the middle, and back. Classifiers trained on permuted labels are walked to the same
+level: on them PI must rise about as often as it falls.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import record
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "cells"))
+from train import CHANNELS, SIZE, fit_phases, phases, read_cells
+
+from explainer import load_classifier, load_generator
+from explainer.classifier import Classifier
+from explainer.generators.base import Generator
+from explainer.metrics import r2, ssim, wilson_interval
+from explainer.walks import GradientWalk, Scene
+from explainer.walks.base import TOLERANCE, require_levels
+
+LEVELS = require_levels([0.05, 0.1, 0.5, 0.9, 0.95])
+FULL = 65535
+PI = CHANNELS.index("PI (DNA)")
+MIDDLE = 257_000
+PERMUTATIONS = 4
+PERMUTED_STEPS = 200
+
+
+def share(hits: Tensor) -> dict[str, float | int]:
+    """A rate with its Wilson interval."""
+    interval = wilson_interval(int(hits.sum()), len(hits))
+    return {"rate": interval.estimate, "low": interval.low, "high": interval.high, "n": len(hits)}
+
+
+def summed_pi(images: Tensor) -> Tensor:
+    """The summed PI signal of images ``(..., C, H, W)``, in units of the instrument."""
+    return images[..., PI, :, :].double().sum(dim=(-2, -1)) * FULL
+
+
+@torch.no_grad()
+def walked(
+    generator: Generator, classifier: Classifier, images: Tensor, levels: Tensor, strength: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Delivered frames ``(N, L, C, H, W)`` and the levels ``(N, L)`` they achieve."""
+    classifier.check(images[:4])
+    with classifier.frozen():
+        target = classifier.target(None, images)
+        scene = Scene(generator, classifier, target, images, strength=strength)
+        latents = GradientWalk()(scene, levels).latents
+        rows = torch.arange(len(images)).repeat_interleave(len(levels))
+        parts = zip(latents.flatten(0, 1).split(256), rows.split(256), strict=True)
+        frames = torch.cat([scene.deliver(z, row) for z, row in parts])
+        achieved = classifier.level(frames, target)
+    return frames.unflatten(0, latents.shape[:2]), achieved.unflatten(0, latents.shape[:2])
+
+
+def known_truth(generator: Generator, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Are levels reached, and does PI go where the phase asks for it?"""
+    classifier = load_classifier("cells/g1-g2")
+    at = {round(level, 2): position for position, level in enumerate(LEVELS.tolist())}
+    before = summed_pi(images)
+    low, high = (labels == 0) & (before < MIDDLE), (labels == 1) & (before > MIDDLE)
+    table: dict[str, Any] = {}
+    for name, strength in (("with carried detail", 1.0), ("bare", 0.0)):
+        frames, achieved = walked(generator, classifier, images, LEVELS, strength)
+        error = (achieved.double() - LEVELS).abs()
+        stored = (frames * FULL).round() / FULL
+        target = classifier.target(None, images)
+        again = classifier.level(stored.flatten(0, 1), target).unflatten(0, error.shape).double()
+        after = summed_pi(frames)
+        up, down = after[:, at[0.95]], after[:, at[0.05]]
+        background = frames[:, at[0.95]] - images
+        table[name] = {
+            "levels .1 and .9 both reached": share(
+                (error <= TOLERANCE)[:, [at[0.1], at[0.9]]].all(dim=1)
+            ),
+            "frames with error <= .02": share((error <= TOLERANCE).flatten()),
+            "frames with error <= .02 after rounding to 16 bits": share(
+                ((again - LEVELS).abs() <= TOLERANCE).flatten()
+            ),
+            "G1 to .95: PI crosses the middle": share(up[low] > MIDDLE),
+            "G2 to .05: PI crosses the middle": share(down[high] < MIDDLE),
+            "G1 to .95: PI rises": share(up[low] > before[low]),
+            "G2 to .05: PI falls": share(down[high] < before[high]),
+            "PI of G1 in thousands: original, walked to .95 (medians)": [
+                float(before[low].median()) / 1e3, float(up[low].median()) / 1e3,
+            ],
+            "PI of G2 in thousands: original, walked to .05 (medians)": [
+                float(before[high].median()) / 1e3, float(down[high].median()) / 1e3,
+            ],
+            "change of G1 at .95 by channel, in the generator's units (RMS)": (
+                (background[low] / (generator.intensity[1] - generator.intensity[0]).view(1, -1, 1, 1))
+                .square().mean(dim=(0, 2, 3)).sqrt().tolist()
+            ),
+        }  # fmt: skip
+    return table
+
+
+def permuted(
+    generator: Generator, training: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], images: Tensor
+) -> dict[str, Any]:
+    """Classifiers of permuted labels: in how many walks to .95 does PI rise?
+
+    The temperature that calibrates them (their labels hold nothing, so it is as large as it may be) is taken
+    back: with it no level but the middle exists.
+    """
+    before, rises, seeds = summed_pi(images), [], {}
+    for seed in range(PERMUTATIONS):
+        order = torch.randperm(len(training[1]), generator=torch.Generator().manual_seed(seed))
+        network, report, mean, std = fit_phases(
+            (training[0], training[1][order]), validation, steps=PERMUTED_STEPS, seed=seed
+        )
+        with torch.no_grad():
+            network.head.weight.mul_(report["temperature"])
+            network.head.bias.mul_(report["temperature"])
+        network.requires_grad_(False)
+        frames, achieved = walked(
+            generator, Classifier(network, size=SIZE, mean=mean, std=std), images, require_levels([0.95])
+        )
+        rises.append(summed_pi(frames)[:, 0] > before)
+        seeds[f"permutation {seed}"] = {
+            "PI rises": share(rises[-1]),
+            "level .95 reached": share((achieved[:, 0].double() - 0.95).abs() <= TOLERANCE),
+            "AUC on validation labels": report["validation"]["auc"],
+        }
+    pooled = torch.cat(rises).double().mean()
+    rates = [float(each.double().mean()) for each in rises]
+    return {"PI rises, mean over permutations": float(pooled), "PI rises, each": rates, **seeds}
+
+
+@torch.no_grad()
+def reconstruction(generator: Generator, training: Tensor, images: Tensor) -> dict[str, Any]:
+    """Both stages per channel in the generator's units, beside what needs no generator."""
+    truth, learnt = generator.normalise(images), generator.normalise(training)
+    pca = PCA(generator.latent_dim, svd_solver="randomized", random_state=0)
+    pca.fit(learnt.flatten(1).numpy())
+    linear = pca.inverse_transform(pca.transform(truth.flatten(1).numpy()))
+    taps = torch.exp(-torch.arange(-4, 5).float().square() / 2)
+    kernel = (taps[:, None] * taps / taps.sum() ** 2).expand(len(CHANNELS), 1, 9, 9)
+    blurred = functional.conv2d(functional.pad(truth, (4, 4, 4, 4), mode="replicate"), kernel, groups=3)
+    rebuilt = {
+        "stage 1": generator.stage_reconstructions(images)["stage 1"],
+        "bare": generator.normalise(generator.bare(images)),
+        f"PCA with {generator.latent_dim} components": torch.from_numpy(linear).view_as(truth).float(),
+        "mean image": learnt.mean(dim=0, keepdim=True).expand_as(truth),
+        "blur of one pixel": blurred,
+    }
+    return {
+        name: {
+            **{
+                f"R2 {channel}": value
+                for channel, value in zip(CHANNELS, r2(each, truth).tolist(), strict=True)
+            },
+            **{
+                f"SSIM {channel}": value
+                for channel, value in zip(
+                    CHANNELS, ssim(each.clamp(0, 1), truth.clamp(0, 1)).mean(dim=0).tolist(), strict=True
+                )
+            },
+        }
+        for name, each in rebuilt.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="cells.npz")
+    parser.add_argument("--labels", type=Path, required=True, help="cells.csv")
+    parser.add_argument(
+        "--split", default="test", choices=["val", "test"], help="val while tuning, test once"
+    )
+    options = parser.parse_args()
+    generator = load_generator("cells")
+    training, training_rows = read_cells(options.data, options.labels, "train")
+    everything, rows = read_cells(options.data, options.labels, options.split)
+    images, labels = phases(everything, rows)
+    validation = phases(*read_cells(options.data, options.labels, "val"))
+    result: dict[str, Any] = {
+        "split": options.split, "cells in G1": int((labels == 0).sum()), "cells in G2": int(labels.sum()),
+        "cells reconstructed": len(everything), "the middle of the summed PI": MIDDLE,
+        "highest summed PI of a G1 cell": round(float(summed_pi(images[labels == 0]).max())),
+        "lowest of a G2 cell": round(float(summed_pi(images[labels == 1]).min())),
+    }  # fmt: skip
+    result["walk"] = known_truth(generator, images, labels)
+    print(result["walk"], flush=True)
+    result["reconstruction"] = reconstruction(generator, training, everything)
+    print(result["reconstruction"], flush=True)
+    result["permuted labels"] = permuted(generator, phases(training, training_rows), validation, images[::3])
+    print(result["permuted labels"], flush=True)
+    if options.split == "test":
+        print(record.write("cells_walk", result, arguments="--data <npz> --labels <csv>"))
+
+
+if __name__ == "__main__":
+    main()
