@@ -63,8 +63,8 @@ def explain(
         classifier: A :class:`Classifier`, or a module or callable, which is wrapped with its defaults. It
             is left as it was found: mode, gradients, hooks, device.
         generator: A generator (it is put in evaluation mode, on the device), the name of one in the zoo, a
-            folder, or ``"auto"``: the one of the zoo that has the image's channels and reconstructs it
-            better than the worst fortieth of its held-out images.
+            folder, or ``"auto"``: the one of the zoo that has the image's channels and that it fits better
+            than the worst fortieth of its held-out images; see :mod:`explainer.generators.zoo`.
         target: A class by index or name, or ``(a, b)``: from a towards b. By default the positive class
             of a binary classifier, else the class predicted for the image.
         levels: Probabilities of the target to walk to, strictly between 0 and 1, whatever the image's own

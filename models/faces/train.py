@@ -7,7 +7,7 @@ The zip holds ``images/*.jpg`` (64x64 RGB) and ``labels.csv`` with the columns `
 ``gender`` (manual), ``Smiling`` (a probability predicted by a public model) and ``split``
 (train/val/test, by person). Each run writes ``<name>.safetensors`` and its entry of ``card.json``: what it
 was trained on, metrics on the test split, the SHA-256 of the weights. The same data, seed and steps give
-the same weights on one machine. The generator takes about 75 minutes on two cores and can be interrupted:
+the same weights on one machine. The generator takes about an hour on one thread and can be interrupted:
 started again with the same ``--checkpoints`` it continues.
 """
 
@@ -43,16 +43,17 @@ CARD: dict[str, Any] = {
     "format": 1,
     "name": "faces",
     "summary": "Aligned frontal faces, 64x64 RGB: a two-stage VAE and small classifiers of smile and gender.",
-    "input": "A face cropped like the training images: the square around it has about 2.6 times the distance "
-    "between the eyes' and the mouth's line as its side; the eyes lie at a third of its height.",
+    "input": "A square crop of a frontal face like the training images: of scikit-image's astronaut() the "
+    "square around x = 224, y = 115 with a half-width of 60 pixels.",
     "data": "Labeled Faces in the Wild, deep-funneled, central crop: 10,498 photographs of about 4,500 "
     "people (Huang et al. 2007; Huang et al. 2012). Split by person. Smiles are probabilities predicted by "
     "a public model (they agree with people in about 90 %), gender was labelled by hand. "
     "The photographs carry no explicit licence; research use.",
     "licence": "BSD-3-Clause (weights)",
     "limits": [
-        "Photographs of public figures from news pages of the early 2000s: three quarters men, few children, "
-        "few people over 80, some skin tones rare. Do not conclude anything about groups it hardly holds.",
+        "Photographs of public figures from news pages of the early 2000s: three quarters men; by its "
+        "authors' own account few children, few people over 80, many ethnicities hardly represented. Do not "
+        "conclude anything about groups it hardly holds.",
         "Gender is a binary label given by others; it is an oracle for audits, not a statement about anyone.",
         "Half profiles, hats, hands and strong shadows are reconstructed badly; the fit check says so.",
         "A demonstration of explanations. Not for identifying people or deciding about them.",
