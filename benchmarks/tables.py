@@ -1,16 +1,24 @@
-"""Write ``docs/results.md`` from ``benchmarks/results/*.json``; a test compares the two.
+"""Write the results into the docs and the README from ``benchmarks/results/*.json``; a test compares them.
 
-python benchmarks/tables.py
+    python benchmarks/tables.py
+
+A page of ``docs/`` shows the results it names between ``<!-- results: NAME -->`` and ``<!-- end -->``;
+``docs/results.md`` shows all the others, and says where these are.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "results.md"
+DOCS = HERE.parent / "docs"
+PAGE = DOCS / "results.md"
 README = HERE.parent / "README.md"
 OPEN, CLOSE = "<!-- headline: written by benchmarks/tables.py -->", "<!-- end -->"
+PLACE = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+# What a benchmark had to reach: measure, place in the result, direction, bound. What was missed stays,
+# and MISSED says why.
 TARGETS = {
     "faces_walk": [
         ("levels .1 and .9 reached", ("calibration", "levels .1 and .9 both reached", "rate"), ">=", 0.99),
@@ -34,6 +42,7 @@ TARGETS = {
          ("walk", "with carried detail", "G2 to .05: PI crosses the middle", "rate"), ">=", 0.8),
     ],
 }  # fmt: skip
+MISSED: dict[tuple[str, str], str] = {}
 CONTEXT = ("benchmark", "command", "machine", "versions")
 
 
@@ -80,8 +89,37 @@ def met(result: dict[str, Any]) -> list[tuple[str, float, str, float, bool]]:
     return rows
 
 
+def shown_result(name: str) -> list[str]:
+    """One result: where it comes from, what it had to reach, its tables."""
+    result = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    lines = [f"`{result['command']}`; {shown(result['machine'])}; {shown(result['versions'])}.", ""]
+    targets = met(result)
+    if targets:
+        lines += ["| what it had to reach | bound | measured | |", "|---|---|---|---|"]
+        lines += [
+            f"| {measure} | {direction} {bound:g} | {value:.3g} | "
+            f"{'met' if fine else 'missed: ' + MISSED.get((name, measure), 'not explained')} |"
+            for measure, value, direction, bound, fine in targets
+        ]
+        lines.append("")
+    plain = {
+        key: value for key, value in result.items() if key not in CONTEXT and not isinstance(value, dict)
+    }
+    if plain:
+        lines += [shown(plain) + ".", ""]
+    for name, values in result.items():
+        if name not in CONTEXT and isinstance(values, dict):
+            lines += section(name, values)
+    return lines
+
+
+def filled(text: str) -> str:
+    """A page of the docs with the results it names between their markers."""
+    return PLACE.sub(lambda found: found[1] + "\n".join(["", *shown_result(found[2])]) + found[3], text)
+
+
 def page() -> str:
-    """The whole page, from every result file."""
+    """The page of results: every result that no other page shows, and where the others are."""
     lines = [
         "# Results",
         "",
@@ -90,26 +128,18 @@ def page() -> str:
         "Times are from small shared machines: only ratios taken in the same run mean something.",
         "",
     ]
-    for path in sorted((HERE / "results").glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        lines += [f"## {result['benchmark']}", "", f"`{result['command']}`; {shown(result['machine'])}; "
-                  f"{shown(result['versions'])}.", ""]  # fmt: skip
-        targets = met(result)
-        if targets:
-            lines += ["| what it had to reach | bound | measured | |", "|---|---|---|---|"]
-            lines += [
-                f"| {measure} | {direction} {bound:g} | {value:.3g} | {'met' if fine else 'missed'} |"
-                for measure, value, direction, bound, fine in targets
-            ]
-            lines.append("")
-        plain = {
-            key: value for key, value in result.items() if key not in CONTEXT and not isinstance(value, dict)
-        }
-        if plain:
-            lines += [shown(plain) + ".", ""]
-        for name, values in result.items():
-            if name not in CONTEXT and isinstance(values, dict):
-                lines += section(name, values)
+    elsewhere = {
+        found[1]: document.name
+        for document in sorted(DOCS.glob("*.md"))
+        for found in re.findall(PLACE, document.read_text(encoding="utf-8"))
+    }
+    names = sorted(path.stem for path in (HERE / "results").glob("*.json"))
+    lines += [f"- `{name}`: in [{elsewhere[name]}]({elsewhere[name]})" for name in names if name in elsewhere]
+    if elsewhere:
+        lines.append("")
+    for name in names:
+        if name not in elsewhere:
+            lines += [f"## {name}", "", *shown_result(name)]
     return "\n".join(lines)
 
 
@@ -146,5 +176,8 @@ def readme(text: str) -> str:
 
 
 if __name__ == "__main__":
+    for document in sorted(DOCS.glob("*.md")):
+        if document != PAGE:
+            document.write_text(filled(document.read_text(encoding="utf-8")), encoding="utf-8")
     PAGE.write_text(page(), encoding="utf-8")
     README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
