@@ -173,6 +173,10 @@ class Adapter(Generator):
         noise = torch.randn(count, self.latent_dim, generator=torch.Generator().manual_seed(seed))
         return self.decode(self.latent_mean + self.latent_std * noise.to(self.latent_mean))
 
+    def posterior_of(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
+        mean, log_variance = self.posterior(self.prepare(images))
+        return None if log_variance is None else (mean, log_variance)
+
     @torch.no_grad()
     def kl_per_dimension(self, images: Tensor) -> Tensor:
         mean, log_variance = self.posterior(self.prepare(images))

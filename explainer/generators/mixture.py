@@ -94,6 +94,7 @@ class GaussianMixtureVAE(VAE):
         beta: Weight of the divergence from the prior; 1 is the evidence bound.
         laplacian: Weight of the Laplacian-pyramid term.
         tau: Width of the gate of the carried detail.
+        sampler: Fit a second VAE to the codes, which then draws samples of the whole mixture.
         seed: Of the initial weights.
 
     Raises:
@@ -122,11 +123,12 @@ class GaussianMixtureVAE(VAE):
         beta: float = 1.0,
         laplacian: float = 0.0,
         tau: float = 0.03,
+        sampler: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(
             shape, latent_dim, widths=widths, encoder_blocks=encoder_blocks, decoder_blocks=decoder_blocks,
-            beta=beta, laplacian=laplacian, tau=tau, seed=seed,
+            beta=beta, laplacian=laplacian, tau=tau, sampler=sampler, seed=seed,
         )  # fmt: skip
         if components < 1 or restarts < 1:
             raise OptionError(
@@ -172,12 +174,24 @@ class GaussianMixtureVAE(VAE):
         return mixture_log_densities(self.encode(images), *self.prior()).softmax(dim=1)
 
     @torch.no_grad()
-    def sample(self, count: int, component: int | None = None, *, seed: int = 0) -> Tensor:
+    def sample(
+        self, count: int, component: int | None = None, *, seed: int = 0, prior: str | None = None
+    ) -> Tensor:
         """Images ``(count, C, H, W)`` decoded from the mixture, or from one of its components.
 
+        Args:
+            count: Number of images.
+            component: Of the mixture; None for the whole.
+            seed: Of the draws.
+            prior: ``"standard"``, which is the mixture here, or ``"sampler"``; by default the sampler where
+                there is one and no component is named.
+
         Raises:
-            OptionError: There is no such component.
+            OptionError: There is no such component, or the prior is unknown.
+            GeneratorError: There is no sampler.
         """
+        if component is None and prior != "standard" and (self.sampler is not None or prior is not None):
+            return super().sample(count, seed=seed, prior=prior)
         if component is not None and not 0 <= component < self.components:
             raise OptionError(
                 "component", "does not exist", received=component,

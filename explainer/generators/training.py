@@ -17,9 +17,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from explainer.errors import OptionError, TrainingError
+from explainer.errors import GeneratorError, OptionError, TrainingError
 from explainer.generators.base import Generator, as_unit_interval
 from explainer.generators.health import Health, measure_health
+from explainer.generators.sampler import CodeSampler
 from explainer.storage import new_folder, read_json, sha256, write_json, write_tensors
 
 if TYPE_CHECKING:
@@ -58,7 +59,28 @@ class Phase:
 
 
 class TrainableGenerator(Generator):
-    """A generator with phases and a loss: ``fit`` trains it and stores what inference needs to know."""
+    """A generator with phases and a loss: ``fit`` trains it and stores what inference needs to know.
+
+    Args:
+        shape: ``(C, H, W)`` of the images.
+        latent_dim: Dimensions ``D`` of the code.
+        multiple: As for :class:`Generator`, like ``tau``.
+        tau: Width of the gate of the carried detail.
+        sampler: Fit a second, small VAE to the codes at the end (see :mod:`explainer.generators.sampler`),
+            so that samples look like images.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        latent_dim: int,
+        *,
+        multiple: int,
+        tau: float,
+        sampler: bool = False,
+    ) -> None:
+        super().__init__(shape, latent_dim, multiple=multiple, tau=tau)
+        self.sampler = CodeSampler(self.latent_dim) if sampler else None
 
     @abstractmethod
     def phases(self) -> tuple[Phase, ...]:
@@ -79,6 +101,33 @@ class TrainableGenerator(Generator):
 
     def begin(self, phase: Phase, images: Tensor) -> None:
         """Called before a phase with the storage-typed training images."""
+
+    @torch.no_grad()
+    def sample(self, count: int, *, seed: int = 0, prior: str | None = None) -> Tensor:
+        """Images ``(count, C, H, W)`` of codes that are drawn from a prior.
+
+        Args:
+            count: Number of images.
+            seed: Of the draws.
+            prior: ``"standard"``, the standard normal, or ``"sampler"``, the second VAE; by default the
+                sampler where there is one.
+
+        Raises:
+            OptionError: An unknown prior.
+            GeneratorError: There is no sampler.
+        """
+        if prior not in (None, "standard", "sampler"):
+            raise OptionError(
+                "prior", "is unknown", received=prior, remedy='Choose one of: "standard", "sampler".'
+            )
+        if prior == "sampler" and self.sampler is None:
+            raise GeneratorError(
+                "prior", "there is no sampler", received=prior,
+                remedy="Build and train the generator with sampler=True.",
+            )  # fmt: skip
+        if self.sampler is None or prior == "standard":
+            return super().sample(count, seed=seed)
+        return self.decode(self.sampler.draw(count, torch.Generator().manual_seed(seed)))
 
     def fit(
         self,
@@ -174,6 +223,9 @@ class TrainableGenerator(Generator):
                         remedy="Train again with a smaller learning rate.",
                     )  # fmt: skip
         self.requires_grad_(False).eval()
+        if self.sampler is not None:
+            fitted = self.sampler.fit(*self._codes_of(training), steps=steps, seed=seed)
+            rows += [{"phase": "sampler", **row} for row in fitted]
         self.history = pd.DataFrame(rows)
         self.skipped_steps = skipped
         store_codes(self, training, kept)
@@ -213,6 +265,17 @@ class TrainableGenerator(Generator):
                 "generator": self.entry(place, half=half),
             }
             write_json(place / CARD, card)
+
+    def options(self) -> dict[str, object]:
+        return {**super().options(), **({"sampler": True} if self.sampler is not None else {})}
+
+    @torch.no_grad()
+    def _codes_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log-variances ``(N, D)`` of the posteriors of stored images."""
+        device = self.intensity.device
+        parts = [self.posterior_of(as_unit_interval(part).to(device)) for part in images.split(256)]
+        means, log_variances = zip(*(part for part in parts if part is not None), strict=True)
+        return torch.cat(means), torch.cat(log_variances)
 
     def _loss_of(self, phase: Phase) -> "Loss":
         return lambda images, noise, ramp: self.loss(phase, self.prepare(images), noise, ramp)

@@ -47,6 +47,7 @@ class TwoStageVAE(TrainableGenerator):
         first_share: Share of the training budget that goes to stage 1.
         tau: Width of the gate of the carried pixel residual, in normalised intensity.
         latent_tau: Width of the gate of the carried stage-1 latents, in their standard deviations.
+        sampler: Fit a second VAE to the compact codes, so that samples look like images.
         seed: Of the initial weights.
 
     >>> generator = TwoStageVAE((1, 32, 32), latent_dim=8, widths=(8, 16, 16), code_width=16)
@@ -71,6 +72,7 @@ class TwoStageVAE(TrainableGenerator):
         first_share: float = 0.5,
         tau: float = 0.05,
         latent_tau: float = 1.0,
+        sampler: bool = False,
         seed: int = 0,
     ) -> None:
         if not 0 < first_share < 1 or latent_tau <= 0:
@@ -78,7 +80,7 @@ class TwoStageVAE(TrainableGenerator):
                 "first_share, latent_tau", "must lie in (0, 1), and be positive",
                 received=(first_share, latent_tau), remedy="Try first_share=.5, latent_tau=1.",
             )  # fmt: skip
-        super().__init__(shape, latent_dim, multiple=2 ** len(widths), tau=tau)
+        super().__init__(shape, latent_dim, multiple=2 ** len(widths), tau=tau, sampler=sampler)
         self.latent_tau = float(latent_tau)
         self.latent_match, self.first_share, self.code_width = (
             float(latent_match),
@@ -114,6 +116,9 @@ class TwoStageVAE(TrainableGenerator):
     def posterior(self, whitened: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance ``(N, D)`` of the compact code of whitened stage-1 latents."""
         return split_gaussian(self.stage2["encoder"](whitened))
+
+    def posterior_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.posterior(self._whitened(self.prepare(images)))
 
     def _encode(self, prepared: Tensor) -> Tensor:
         return self.posterior(self._whitened(prepared))[0]

@@ -42,6 +42,7 @@ class VAE(TrainableGenerator):
         beta: Weight of the KL term; 1 is the evidence bound.
         laplacian: Weight of the Laplacian-pyramid term.
         tau: Width of the gate of the carried detail.
+        sampler: Fit a second VAE to the codes, so that samples look like images.
         seed: Of the initial weights.
 
     >>> generator = VAE((1, 32, 32), latent_dim=8)
@@ -63,6 +64,7 @@ class VAE(TrainableGenerator):
         beta: float = 1.0,
         laplacian: float = 0.0,
         tau: float = 0.03,
+        sampler: bool = False,
         seed: int = 0,
     ) -> None:
         if not len(widths) == len(encoder_blocks) == len(decoder_blocks) or not widths:
@@ -75,7 +77,7 @@ class VAE(TrainableGenerator):
         height, width = (-(-size // multiple) for size in shape[-2:])
         if latent_channels is not None:
             latent_dim = latent_channels * height * width
-        super().__init__(shape, latent_dim, multiple=multiple, tau=tau)
+        super().__init__(shape, latent_dim, multiple=multiple, tau=tau, sampler=sampler)
         self.latent_channels = latent_channels
         self.widths, self.encoder_blocks, self.decoder_blocks = (
             tuple(widths),
@@ -132,6 +134,9 @@ class VAE(TrainableGenerator):
             loss = loss + self.laplacian * values * distance
             terms["laplacian"] = distance
         return loss / values, terms
+
+    def posterior_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.posterior(self.prepare(images))
 
     @torch.no_grad()
     def kl_per_dimension(self, images: Tensor) -> Tensor:
