@@ -174,7 +174,7 @@ def train(settings: Settings, out: Path, *, progress: bool) -> TrainingResult:
     try:
         generator.fit(
             training, steps=settings.steps, minutes=settings.minutes, seed=settings.seed,
-            flip=settings.flip, held_out=held_out, checkpoints=folder, progress=progress,
+            flip=settings.flip, held_out=held_out, resume_from=folder, progress=progress,
         )  # fmt: skip
     except ExplainerError:
         if not any(folder.glob("*.ckpt")):  # nothing was trained: the next attempt is not a continuation
