@@ -166,15 +166,15 @@ def train(settings: Settings, out: Path, *, progress: bool) -> TrainingResult:
     out = out.resolve()
     images = read_image_set(settings.data, (settings.size, settings.size))
     shape = (images.shape[1], settings.size, settings.size)
-    code = {} if settings.latent_dim is None else {"latent_dim": settings.latent_dim}
-    generator = KINDS[settings.kind](shape, **code, seed=settings.seed)  # type: ignore[call-arg]
+    options: dict[str, Any] = {} if settings.latent_dim is None else {"latent_dim": settings.latent_dim}
+    generator = KINDS[settings.kind](shape, **options, seed=settings.seed)  # type: ignore[call-arg]
     held_out, training = _split(images, settings.seed)
     folder = checkpoints_of(out)
     _begin(folder, settings)
     try:
         generator.fit(
             training, steps=settings.steps, minutes=settings.minutes, seed=settings.seed,
-            flip=settings.flip, held_out=held_out, checkpoints=folder, progress=progress,
+            flip=settings.flip, held_out=held_out, resume_from=folder, progress=progress,
         )  # fmt: skip
     except ExplainerError:
         if not any(folder.glob("*.ckpt")):  # nothing was trained: the next attempt is not a continuation
