@@ -73,8 +73,8 @@ def test_training_brings_one_pass_near_the_level_and_bisecting_to_it():
     result = walk(scene, LEVELS)
     rows = torch.arange(40).repeat_interleave(len(LEVELS))
     achieved = scene.score(result.latents.flatten(0, 1), rows).sigmoid().view(40, -1)
-    assert ((achieved - LEVELS).abs() <= 0.011).float().mean() > 0.99
-    assert result.gradients == 0
+    assert ((achieved - LEVELS).abs() <= 0.011).all()
+    assert result.gradients < 2, "only the few that the head does not bring there"
     assert result.evaluations < 4 * len(LEVELS)
 
 
@@ -105,6 +105,17 @@ def test_a_level_the_head_was_never_asked_for_is_reached_by_asking_for_more():
     rows = torch.arange(6).repeat_interleave(2)
     scores = scene.score(result.latents.flatten(0, 1), rows).view(6, 2)
     assert_allclose(scores.sigmoid(), levels.expand(6, -1), atol=0.011)
+
+
+def test_without_a_gradient_a_head_that_falls_short_says_so():
+    generator, classifier, scene = problem(LogisticClassifier(LinearGenerator()))
+    walk = fitted(generator, classifier, steps=1)
+    walk.head.direction.zero_()
+    nn.init.zeros_(walk.head.last.weight)
+    assert walk(scene, LEVELS).reasons == [[""] * len(LEVELS)] * 6, "the gradient walk takes over"
+    classifier._differentiable = False
+    reasons = walk(scene, LEVELS).reasons
+    assert reasons[0][4].startswith("level 0.95 not reached: the trained head's path ended at 0.")
 
 
 def test_it_comes_back_from_files_as_it_was(tmp_path):

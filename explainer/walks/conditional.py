@@ -12,8 +12,9 @@ and staying where nothing is asked, which is 0 by the head's form. The last term
 :mod:`explainer.walks.stepping`). The gradient of the score, which the first term needs anyway, so teaches
 all dimensions of the move. A regression has the squared error of its score in place of the first term.
 
-The frames of one pass are then brought to their level *along the
-head's own path*: where neighbouring frames bracket it, by interpolation; beyond the last, by asking for more.
+The frames of one pass are then brought to their level *along the head's own path*: where neighbouring frames
+bracket it, by interpolation; beyond the last, by asking for more. The few images whose path ends before the
+goal are walked by the gradient instead; the result counts it.
 """
 
 import math
@@ -32,7 +33,7 @@ from explainer.generators.base import Generator
 from explainer.storage import new_folder, read_json, read_tensors, write_json, write_tensors
 from explainer.target import Target, TargetSpec
 from explainer.walks.base import Goals, Lanes, Walk
-from explainer.walks.gradient import require_gradient
+from explainer.walks.gradient import GradientWalk, require_gradient
 from explainer.walks.head import Head
 from explainer.walks.placing import Lane
 from explainer.walks.scene import Scene
@@ -150,7 +151,7 @@ class ConditionalWalk(Walk):
         self._follow(scene, lanes, asked, stretch=1.0)
         request = dict(goals)
         stretch = 1.0
-        for number in range(2 * _MOST_DRAWS):
+        for number in range(_MOST_DRAWS):
             short = [key for key, goal in goals.items() if key[1] * (lanes[key].scores[-1] - goal) < 0]
             if not short:
                 break
@@ -160,9 +161,11 @@ class ConditionalWalk(Walk):
             # Asking for more may not help a head that was never asked for so much: then go on straight.
             stretch *= _GROWTH if number >= _MOST_DRAWS // 2 else 1.0
             self._follow(scene, lanes, [(key, request[key]) for key in short], stretch=stretch)
-        for key, goal in goals.items():
-            if key[1] * (lanes[key].scores[-1] - goal) < 0:
-                lanes[key].stopped = "the trained head's path ended"
+        short = {k: goal for k, goal in goals.items() if k[1] * (lanes[k].scores[-1] - goal) < 0}
+        for key in short:
+            lanes[key].stopped = "the trained head's path ended"
+        if short and scene.classifier.differentiable:
+            lanes.update(GradientWalk().lanes(scene, short, wanted))
         return lanes
 
     def _follow(
