@@ -13,6 +13,7 @@ imports only from entries before it in this list::
     drawing.py      factors of variation; sprites and cells drawn from a table of them
     synthetic.py    data with planted truth: sprites and cells
     metrics.py      MSE per channel, SSIM, R2, Frechet distance on given features, intervals
+    counterfactual.py measures of a counterfactual: COUT, distance, changed share
     frozen.py       modules evaluated and left as they were found
     preprocessing.py resizing and normalisation, inside the graph
     target.py       Target: which class is walked to, and its log-odds
