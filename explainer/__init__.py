@@ -13,6 +13,7 @@ imports only from entries before it in this list::
     drawing.py      factors of variation; sprites and cells drawn from a table of them
     synthetic.py    data with planted truth: sprites and cells
     metrics.py      MSE per channel, SSIM, R2, Frechet distance on given features, intervals
+    counterfactual.py measures of a counterfactual: COUT, distance, changed share
     frozen.py       modules evaluated and left as they were found
     preprocessing.py resizing and normalisation, inside the graph
     target.py       Target: which class is walked to, and its log-odds
@@ -21,7 +22,8 @@ imports only from entries before it in this list::
     convnet.py      the small classifiers trained here: networks, training
     generators/     base.py networks.py objectives.py sampler.py feed.py perception.py health.py loop.py
     generators/     training.py vae.py infomax.py two_stage.py mixture.py adapters.py cards.py zoo.py
-    walks/          base.py gradient.py
+    walks/          scene.py placing.py base.py stepping.py gradient.py linear.py evolution.py head.py
+    walks/          conditional.py diverse.py
     checks/         base.py consistency.py compatibility.py verdict.py
     saliency/       base.py difference.py
     report/         output.py panels.py strip.py charts.py figures.py training_figures.py page.py

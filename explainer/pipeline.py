@@ -352,8 +352,7 @@ def _provenance(
         },
         "options": {
             "walk": walk.name,
-            "radius": walk.radius,
-            "steps": walk.steps,
+            **walk.options(),
             "levels": [round(level, 6) for level in levels.tolist()],
             "detail": detail,
             "saliency": list(saliency),

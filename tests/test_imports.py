@@ -13,13 +13,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # A module imports only from entries before its own; inside a folder from left to right.
 ORDER = """
-    errors storage image_files image image_sets drawing synthetic metrics
+    errors storage image_files image image_sets drawing synthetic metrics counterfactual
     frozen preprocessing target misuse classifier convnet
     generators.base generators.networks generators.objectives generators.sampler
     generators.feed generators.perception generators.health generators.loop
     generators.training generators.vae generators.infomax generators.two_stage generators.mixture
     generators.guidance generators.adapters generators.cards generators.zoo
-    walks.base walks.gradient walks.linear walks.evolution walks.conditional
+    walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear walks.evolution
+    walks.head walks.conditional walks.diverse
     checks.base checks.consistency checks.compatibility checks.identity checks.realism checks.robustness
     checks.nulls checks.verdict
     saliency.base saliency.difference saliency.attribution saliency.sanity
