@@ -182,10 +182,10 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def list_table(table: str | os.PathLike[str] | pd.DataFrame, *, paths: str | None = None) -> list[Path]:
-    """Paths in a table, those that are relative taken from the folder of the CSV file.
+    """Paths in a table; relative ones are taken from the folder of a CSV file, else from the current one.
 
     Args:
-        table: A CSV file, or a DataFrame (paths from the current folder).
+        table: CSV file or DataFrame.
         paths: Name of the column of paths. Default: "path" or "file".
 
     Raises:

@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # A module imports only from entries before its own; inside a folder from left to right.
 ORDER = """
-    errors storage image_files image image_sets drawing synthetic metrics counterfactual
+    errors storage image_files image image_sets image_stream drawing synthetic metrics counterfactual
     frozen preprocessing target misuse classifier convnet
     generators.base generators.networks generators.objectives generators.sampler
     generators.feed generators.perception generators.health generators.loop
@@ -21,13 +21,13 @@ ORDER = """
     generators.guidance generators.adapters generators.cards generators.zoo
     walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear walks.evolution
     walks.head walks.conditional walks.diverse
-    checks.base checks.consistency checks.compatibility checks.identity checks.realism checks.robustness
-    checks.nulls checks.verdict
+    checks.base checks.walked checks.consistency checks.compatibility checks.identity checks.realism
+    checks.robustness checks.nulls checks.verdict
     saliency.base saliency.difference saliency.attribution saliency.sanity
     replacement
     report.output report.panels report.strip report.charts report.figures report.training_figures
-    report.page
-    explanation pipeline captum_attribution
+    report.page report.sheet
+    explanation result_folder explanations settings assembly session pipeline captum_attribution
     bias.attributes bias.statistics bias.confounding bias.subgroups bias.discovery bias.audit
     training_run cli
 """.split()
