@@ -17,6 +17,8 @@ imports only from entries before it in this list::
     preprocessing.py resizing and normalisation, inside the graph
     target.py       Target: which class is walked to, and its log-odds
     misuse.py       wrong use of a classifier, found by looking at its outputs
+    estimators.py   scikit-learn estimators as models of images
+    onnx_session.py ONNX Runtime sessions as models of images
     classifier.py   Classifier
     convnet.py      the small classifiers trained here: networks, training
     generators/     base.py networks.py objectives.py health.py loop.py training.py vae.py infomax.py

@@ -208,7 +208,7 @@ def test_wrong_type(returned: object) -> None:
         as_outputs(returned, 2)
     assert str(caught.value) == (
         f"classifier: must return a tensor or an array of numbers (received {type(returned).__name__}). "
-        "Wrap it, for instance lambda images: model(images).logits."
+        "Wrap it, for instance lambda images: model(images)[0]."
     )
 
 
