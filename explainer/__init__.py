@@ -19,6 +19,7 @@ imports only from entries before it in this list::
     misuse.py       wrong use of a classifier, found by looking at its outputs
     estimators.py   scikit-learn estimators as models of images
     onnx_session.py ONNX Runtime sessions as models of images
+    exported_program.py files of torch.export, run without running what they say
     classifier.py   Classifier
     convnet.py      the small classifiers trained here: networks, training
     generators/     base.py networks.py objectives.py health.py loop.py training.py vae.py infomax.py

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # A module imports only from entries before its own; inside a folder from left to right.
 ORDER = """
     errors storage image_files image image_sets drawing synthetic metrics
-    frozen preprocessing target misuse estimators onnx_session classifier convnet
+    frozen preprocessing target misuse estimators onnx_session exported_program classifier convnet
     generators.base generators.networks generators.objectives generators.health generators.loop
     generators.training generators.vae generators.infomax generators.two_stage generators.mixture
     generators.guidance generators.adapters generators.cards generators.zoo

@@ -202,7 +202,9 @@ def test_wrong_shape(shape: tuple[int, ...]) -> None:
     )
 
 
-@pytest.mark.parametrize("returned", [None, (torch.zeros(2), torch.zeros(2)), {"scores": 1}, np.array(["a", "b"])])
+@pytest.mark.parametrize(
+    "returned", [None, (torch.zeros(2), torch.zeros(2)), {"scores": 1}, np.array(["a", "b"])]
+)
 def test_wrong_type(returned: object) -> None:
     with pytest.raises(ClassifierError) as caught:
         as_outputs(returned, 2)

@@ -7,6 +7,7 @@ from toys import LinearGenerator, LogisticClassifier, toy_images
 from explainer.classifier import Classifier
 from explainer.errors import ClassifierError, OptionError
 from explainer.image import resize
+from explainer.target import Target
 from explainer.walks import GradientWalk, Scene
 from explainer.walks.base import require_levels
 
@@ -157,6 +158,13 @@ def test_levels_on_one_side_only_walk_that_side():
 def test_levels_that_are_not_probabilities_are_refused(levels):
     with pytest.raises(OptionError, match="levels: must be probabilities strictly between 0 and 1"):
         require_levels(levels)
+
+
+def test_levels_of_a_regression_are_any_finite_values():
+    age = Target(0, None, "age", None, measure="value", quartiles=(20.0, 30.0, 40.0))
+    assert require_levels([55, -3, 0.5], age).tolist() == [-3, 0.5, 55]
+    with pytest.raises(OptionError, match=r"levels: must be finite values .* levels=\[10.0, "):
+        require_levels([float("inf")], age)
 
 
 def test_levels_are_sorted_and_distinct():

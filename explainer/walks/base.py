@@ -29,32 +29,48 @@ from explainer.generators.base import Generator
 __all__ = ["TOLERANCE", "Scene", "Walk", "WalkResult", "require_levels"]
 
 TOLERANCE = 0.02
-"""A frame is reached if its achieved level is this close to what was asked for."""
+"""A frame is reached if its achieved probability is this close; :attr:`Target.tolerance` for any target."""
 
-AIM = 0.002
-"""How close the interpolation goes, or a quarter of the smallest gap between levels if that is less."""
+AIM = 0.1
+"""How close the interpolation goes, in tolerances, or a quarter of the smallest gap between levels."""
 
 _OVERSHOOT = 0.05
 _FLAT_GRADIENT = 1e-6
 _SMALLEST_RADIUS = 1e-3
 
 
-def require_levels(levels: object) -> Tensor:
-    """Ascending, distinct levels strictly between 0 and 1, ``(L,)`` float64.
+def require_levels(levels: object, target: Target | None = None) -> Tensor:
+    """Ascending, distinct levels ``(L,)`` float64: strictly between 0 and 1, or values of a regression.
+
+    Args:
+        levels: Numbers.
+        target: What they are levels of; probabilities when omitted.
 
     Raises:
         OptionError: Anything else.
+
+    >>> require_levels([0.9, 0.1, 0.9])
+    tensor([0.1000, 0.9000], dtype=torch.float64)
     """
     try:
         values = torch.as_tensor(levels, dtype=torch.float64).flatten()
     except (TypeError, ValueError, RuntimeError):
         values = torch.empty(0, dtype=torch.float64)
-    if not len(values) or not bool(((values > 0) & (values < 1)).all()):
+    is_value = target is not None and target.measure == "value"
+    inside = values.isfinite() if is_value else (values > 0) & (values < 1)
+    if not len(values) or not bool(inside.all()):
+        what = "uncertainties" if target is not None and target.measure == "uncertainty" else "probabilities"
         raise OptionError(
             "levels",
-            "must be probabilities strictly between 0 and 1",
+            "must be finite values" if is_value else f"must be {what} strictly between 0 and 1",
             received=levels,
-            remedy="Pass for example levels=[.1, .5, .9].",
+            remedy="Pass for example levels="
+            + (
+                str([round(level, 3) for level in target.default_levels[::3]])
+                if target and is_value
+                else "[.1, .5, .9]"
+            )
+            + ".",
         )
     return values.unique()
 
@@ -183,7 +199,7 @@ class Walk(ABC):
             scene: Images, generator, classifier and target.
             levels: ``(L,)`` ascending, see :func:`require_levels`.
         """
-        wanted = torch.logit(levels)
+        wanted = scene.target.to_score(levels)
         start = scene.score0.double().cpu()
         lanes: dict[tuple[int, int], _Lane] = {}
         goals: dict[tuple[int, int], float] = {}
@@ -196,7 +212,7 @@ class Walk(ABC):
             lanes = self._paths(scene, goals)
         latents = self._place(scene, lanes, wanted, start)
         reasons = [
-            [self._reason(lanes, image, float(want), float(start[image])) for want in wanted]
+            [self._reason(scene.target, lanes, image, float(want), float(start[image])) for want in wanted]
             for image in range(len(start))
         ]
         count = max(1, len(start))
@@ -286,19 +302,21 @@ class Walk(ABC):
                 elif segment > 0:
                     brackets.append((image, position, want, lane, segment))
         if brackets:
-            gap = torch.sigmoid(wanted).diff().min() if len(wanted) > 1 else torch.inf
-            codes = _interpolate(scene, brackets, aim=min(AIM, float(gap) / 4))
+            gap = scene.target.to_level(wanted).diff().min() if len(wanted) > 1 else torch.inf
+            codes = _interpolate(scene, brackets, aim=min(AIM * scene.target.tolerance, float(gap) / 4))
             for (image, position, *_), code in zip(brackets, codes, strict=True):
                 latents[image, position] = code
         return latents
 
-    def _reason(self, lanes: dict[tuple[int, int], _Lane], image: int, want: float, own: float) -> str:
+    def _reason(
+        self, target: Target, lanes: dict[tuple[int, int], _Lane], image: int, want: float, own: float
+    ) -> str:
         sign = 1 if want > own else -1
         lane = lanes.get((image, sign))
         if lane is None or sign * (lane.scores[-1] - want) >= 0:
             return ""
-        level, end = torch.sigmoid(torch.tensor([want, lane.scores[-1]])).tolist()
-        return f"level {level:.2f} not reached: {lane.stopped} at {end:.2f}"
+        level, end = target.to_level(torch.tensor([want, lane.scores[-1]], dtype=torch.float64)).tolist()
+        return f"level {target.show(level)} not reached: {lane.stopped} at {target.show(end)}"
 
 
 def _interpolate(scene: Scene, brackets: list[tuple[int, int, float, _Lane, int]], *, aim: float) -> Tensor:
@@ -321,14 +339,15 @@ def _interpolate(scene: Scene, brackets: list[tuple[int, int, float, _Lane, int]
         torch.ones(len(brackets), dtype=torch.float64),
     )
     share = _inverse_cubic(low_gap, high_gap, slopes[:, 0], slopes[:, 1])
-    level = torch.sigmoid(wanted)
+    to_level = scene.target.to_level
+    level = to_level(wanted)
     best, best_error = share.clone(), torch.full_like(share, torch.inf)
     pending = torch.arange(len(brackets))
     side = torch.zeros(len(brackets))
     for _ in range(30):
         z = left[pending] + share[pending, None].to(left) * move[pending]
         gap = scene.score(z, rows[pending]).double().cpu() - wanted[pending]
-        error = (torch.sigmoid(gap + wanted[pending]) - level[pending]).abs()
+        error = (to_level(gap + wanted[pending]) - level[pending]).abs()
         better = error < best_error[pending]
         best[pending[better]], best_error[pending[better]] = share[pending[better]], error[better]
         same = torch.sign(gap) == torch.sign(low_gap[pending])
