@@ -24,12 +24,14 @@ imports only from entries before it in this list::
     convnet.py      the small classifiers trained here: networks, training
     generators/     base.py networks.py objectives.py health.py loop.py training.py vae.py infomax.py
     generators/     two_stage.py mixture.py adapters.py cards.py zoo.py
+    classifier_files.py a classifier named by a word: of the zoo, a file, or a function
     walks/          base.py gradient.py
     checks/         base.py consistency.py compatibility.py verdict.py
     saliency/       base.py difference.py
     report/         output.py panels.py strip.py charts.py figures.py training_figures.py page.py
     explanation.py  Explanation
     pipeline.py     explain(): read top to bottom it is the data flow
+    captum_attribution.py ProgressiveExaggeration, captum's conventions
     training_run.py a training that can be killed at any moment and continued
     cli.py          the command `explainer`: parses, calls, prints
 
@@ -41,6 +43,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from explainer import errors
+    from explainer.captum_attribution import ProgressiveExaggeration
     from explainer.classifier import Classifier
     from explainer.explanation import Explanation
     from explainer.generators.adapters import Adapter, from_diffusers, from_pythae
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "explain",
+    "ProgressiveExaggeration",
     "Explanation",
     "Classifier",
     "Target",
@@ -76,6 +80,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ProgressiveExaggeration": "explainer.captum_attribution",
     "explain": "explainer.pipeline",
     "Explanation": "explainer.explanation",
     "Classifier": "explainer.classifier",

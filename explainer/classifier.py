@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from explainer.errors import ClassifierError, ImageError, OptionError
+from explainer.errors import ClassifierError, ExplainerError, ImageError, OptionError
 from explainer.estimators import Estimator, Layout
 from explainer.frozen import frozen, modules_within
 from explainer.misuse import as_outputs, check_outputs
@@ -436,9 +436,7 @@ class Classifier:
         prepared = self._prepare(images.float().to(self.device or parameter.device)).to(parameter.dtype)
         try:
             returned = self.model(prepared)
-        except torch.OutOfMemoryError:
-            raise
-        except ClassifierError:
+        except (torch.OutOfMemoryError, ExplainerError):
             raise
         except (RuntimeError, ValueError, TypeError, OSError) as error:
             raise ClassifierError(

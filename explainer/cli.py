@@ -56,6 +56,45 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")]
 
 
+_OF_CLASSIFIER = "About a classifier that is not of the zoo"
+ClassifierWord = Annotated[
+    str,
+    typer.Option(
+        help="Of the zoo (faces/smile), a file (model.onnx, model.pt2), or package.module:function. What a "
+        "file does not say of its images comes from the options below, or from model.onnx.json beside it."
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(metavar="PIXELS", help="224, or height x width: 224x160.", rich_help_panel=_OF_CLASSIFIER),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Subtracted from images in [0, 1]: .485,.456,.406.", rich_help_panel=_OF_CLASSIFIER),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(help="What they are then divided by: .229,.224,.225.", rich_help_panel=_OF_CLASSIFIER),
+]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(help="In the order of the outputs: cat,dog.", rich_help_panel=_OF_CLASSIFIER),
+]
+KindOfClassifier = Annotated[
+    str | None,
+    typer.Option(
+        "--kind", help="auto, binary, multiclass, multilabel or regression.", rich_help_panel=_OF_CLASSIFIER
+    ),
+]
+OutputsOfClassifier = Annotated[
+    str | None, typer.Option("--outputs", help="logits or probabilities.", rich_help_panel=_OF_CLASSIFIER)
+]
+Channels = Annotated[
+    int | None,
+    typer.Option(help="Channels it takes, if not those of the image.", rich_help_panel=_OF_CLASSIFIER),
+]
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
@@ -100,7 +139,7 @@ def demo(
 @app.command("explain")
 def explain_image(
     image: Annotated[Path, typer.Argument(help="PNG, JPEG or TIFF, 8 or 16 bit, any size.")],
-    classifier: Annotated[str, typer.Option(help="A classifier of the zoo, such as faces/smile.")],
+    classifier: ClassifierWord,
     generator: Annotated[str, typer.Option(help="A generator of the zoo; auto: the one that fits.")] = "auto",
     target: Annotated[str | None, typer.Option(help="Class to walk to and fro, by name or number.")] = None,
     level: Annotated[
@@ -115,6 +154,13 @@ def explain_image(
         Path | None,
         typer.Option(help="Folder for explanation.html and explanation.gif; without it only a summary."),
     ] = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    class_names: ClassNames = None,
+    kind: KindOfClassifier = None,
+    outputs: OutputsOfClassifier = None,
+    channels: Channels = None,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
@@ -126,10 +172,20 @@ def explain_image(
         square = None if crop is None else _parse_crop(crop)
         if out is not None:
             _make_folder(out)
-        from explainer.generators.zoo import load_classifier
+        from explainer.classifier_files import open_classifier, parsed
         from explainer.image import as_image
         from explainer.pipeline import explain
 
+        about = parsed(
+            size=size,
+            mean=mean,
+            std=std,
+            class_names=class_names,
+            kind=kind,
+            outputs=outputs,
+            channels=channels,
+        )
+        model = open_classifier(classifier, about)
         pixels = as_image(image)
         if square is not None:
             _, height, width = pixels.shape
@@ -137,7 +193,7 @@ def explain_image(
             pixels = pixels[:, rows, columns].clone()
         explanation = explain(
             pixels,
-            load_classifier(classifier),
+            model,
             generator=generator,
             target=int(target) if target is not None and target.isdecimal() else target,
             levels=level or None,

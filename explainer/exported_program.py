@@ -203,6 +203,11 @@ def _read(archive: _Archive) -> ExportedClassifier:
 def _node(node: dict[str, Any], path: Path) -> Callable[[Values], None]:
     """One call of the graph as a function that notes its results among the values."""
     call = _operator(node["target"], path)
+    if any(
+        given["name"] in ("train", "training") and given["arg"].get("as_bool") for given in node["inputs"]
+    ):
+        raise _wrong(path, "was exported in training mode", node["target"],
+                     "Call model.eval() before torch.export.export.")  # fmt: skip
     positional = [_argument(given["arg"], path) for given in node["inputs"] if given.get("kind") != 2]
     named = {
         given["name"]: _argument(given["arg"], path) for given in node["inputs"] if given.get("kind") == 2

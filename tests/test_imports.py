@@ -18,6 +18,7 @@ ORDER = """
     generators.base generators.networks generators.objectives generators.health generators.loop
     generators.training generators.vae generators.infomax generators.two_stage generators.mixture
     generators.guidance generators.adapters generators.cards generators.zoo
+    classifier_files
     walks.base walks.gradient walks.linear walks.evolution walks.conditional
     checks.base checks.consistency checks.compatibility checks.identity checks.realism checks.robustness
     checks.nulls checks.verdict
