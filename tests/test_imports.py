@@ -13,20 +13,20 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # A module imports only from entries before its own; inside a folder from left to right.
 ORDER = """
-    errors storage image_files image image_sets drawing synthetic metrics
+    errors storage image_files image image_sets image_stream drawing synthetic metrics
     frozen preprocessing target misuse estimators onnx_session exported_program classifier convnet
     generators.base generators.networks generators.objectives generators.health generators.loop
     generators.training generators.vae generators.infomax generators.two_stage generators.mixture
     generators.guidance generators.adapters generators.cards generators.zoo
     classifier_files
     walks.base walks.gradient walks.linear walks.evolution walks.conditional
-    checks.base checks.consistency checks.compatibility checks.identity checks.realism checks.robustness
-    checks.nulls checks.verdict
+    checks.base checks.walked checks.consistency checks.compatibility checks.identity checks.realism
+    checks.robustness checks.nulls checks.verdict
     saliency.base saliency.difference saliency.attribution saliency.sanity
     replacement
     report.output report.panels report.strip report.charts report.figures report.training_figures
-    report.page
-    explanation pipeline captum_attribution
+    report.page report.sheet
+    explanation result_folder explanations settings assembly session pipeline captum_attribution
     bias.attributes bias.statistics bias.confounding bias.subgroups bias.discovery bias.audit
     training_run cli
 """.split()
