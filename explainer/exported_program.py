@@ -237,7 +237,8 @@ def _operator(target: str, path: Path) -> Callable[..., Any]:
         return getattr(operator, target.removeprefix("_operator."))
     if target in ("torch.sym_float", "torch.sym_int", "torch.sym_max", "torch.sym_min"):
         return getattr(torch, target.removeprefix("torch."))
-    raise _wrong(path, "calls something else than an operator of ATen", target)
+    raise _wrong(path, "calls something else than an operator of ATen", target,
+                 "Leave no_grad() and control flow out of forward(), or export to ONNX.")  # fmt: skip
 
 
 def _argument(argument: dict[str, Any], path: Path) -> Callable[[Values], Any]:

@@ -103,6 +103,47 @@ def test_an_exported_program_is_a_classifier_like_its_module(exported: Path) -> 
     assert_close(classifier.raw(given[:, :1]), direct.raw(given[:, :1]))  # grey images are repeated
 
 
+class Odd(nn.Module):
+    """Types, indices, sizes, several results, constants: what the reader must pass on as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 3)
+        self.register_buffer("steps", torch.arange(16.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.shape[0]
+        values, places = x.mean(dim=1).double().to(torch.float32).max(dim=2)
+        found = torch.zeros(rows, 16, device=x.device) + values + places.float() * self.steps
+        found = torch.where(found > 0.5, found, torch.zeros_like(found)).contiguous()
+        found = found.view(rows * 2, 8).reshape(rows, -1)[:, torch.arange(16, device=x.device)]
+        found = found.clone(memory_format=torch.contiguous_format)
+        kept = self.head(found).masked_fill(torch.zeros(rows, 3, dtype=torch.bool), 0.5)
+        return kept * x.new_ones(1) + torch.stack([found.sum(dim=1)] * 3, dim=1)
+
+
+def test_calls_of_every_form_are_passed_on(tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        odd = Odd().eval()
+    free = ({0: torch.export.Dim("batch", min=1, max=1024)},)
+    torch.export.save(torch.export.export(odd, (images(2),), dynamic_shapes=free), tmp_path / "odd.pt2")
+    with torch.no_grad():
+        assert_close(read_exported_program(tmp_path / "odd.pt2")(images(5)), odd(images(5)))
+
+
+def test_a_program_with_regions_of_its_own_is_refused(tmp_path: Path) -> None:
+    class Centred(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                mean = x.mean()
+            return (x - mean).mean(dim=(2, 3))
+
+    torch.export.save(torch.export.export(Centred(), (images(2),)), tmp_path / "centred.pt2")
+    with pytest.raises(ModelFileError, match=r"calls something else.*Leave no_grad\(\) and control flow out"):
+        open_classifier(str(tmp_path / "centred.pt2"))
+
+
 def node(target: str) -> Any:
     def change(program: dict[str, Any]) -> dict[str, Any]:
         program["graph_module"]["graph"]["nodes"][0]["target"] = target
