@@ -12,6 +12,7 @@ from toys import LinearGenerator, LogisticClassifier, toy_images
 
 from explainer.captum_attribution import ProgressiveExaggeration
 from explainer.errors import ClassifierError, ImageError, OptionError
+from explainer.walks import EvolutionWalk
 
 
 class Classes(nn.Module):
@@ -281,3 +282,16 @@ def test_functions_that_cannot_be_attributed_say_why(generator: LinearGenerator)
     for option in ({"std": 0.0}, {"mean": (0.1, 0.2)}):
         with pytest.raises(OptionError, match="must be one number or 1, one per channel"):
             ProgressiveExaggeration(network, generator, **option).attribute(images, target=0)  # type: ignore[arg-type]
+
+
+def test_a_function_without_a_gradient_is_walked_without_one(generator: LinearGenerator) -> None:
+    network, images = three(generator)
+
+    def remote(inputs: Tensor, scale: float = 1.0) -> Tensor:
+        return torch.tensor(network(inputs, scale=scale).tolist())
+
+    method = ProgressiveExaggeration(remote, generator, walk=EvolutionWalk(seed=0))
+    first = method.attribute(images[:2], target=torch.tensor([0, 2]))
+    assert torch.equal(first, method.attribute(images[:2], target=torch.tensor([0, 2])))
+    along = ProgressiveExaggeration(network, generator).attribute(images[:2], target=torch.tensor([0, 2]))
+    assert torch.cosine_similarity(first.flatten(1), along.flatten(1), dim=1).min() > 0.8

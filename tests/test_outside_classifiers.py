@@ -17,9 +17,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 from torch.testing import assert_close
+from toys import LinearGenerator, LogisticClassifier, toy_images
 
 from explainer.classifier import Classifier
 from explainer.errors import ClassifierError, DependencyError, ModelFileError, OptionError
+from explainer.pipeline import explain
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -446,3 +448,66 @@ def test_a_service_that_is_down_is_named() -> None:
 
     with pytest.raises(ClassifierError, match=r"ConnectionRefusedError: nobody listens.*does not answer"):
         Classifier(down).check(photographs(1))
+
+
+# -- end to end: explained by the walk that asks for scores alone --------------------------------------------
+
+
+def sklearn_toy() -> Classifier:
+    pixels = toy_images(200, seed=3).flatten(1)
+    network = LogisticClassifier(LinearGenerator())
+    labels = (network(pixels.view(-1, 1, 16, 16)) > 0).int().numpy()
+    return Classifier.from_sklearn(LogisticRegression(C=100, max_iter=1000).fit(pixels.numpy(), labels))
+
+
+def remote_toy() -> Classifier:
+    network = LogisticClassifier(LinearGenerator())
+
+    def post(images: Tensor) -> list[float]:
+        body = json.loads(json.dumps(images.tolist()))
+        with torch.no_grad():
+            answer: list[float] = json.loads(json.dumps(network(torch.tensor(body)).tolist()))
+        return answer
+
+    return Classifier(post)
+
+
+def onnx_toy() -> Classifier:
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper, numpy_helper
+
+    network = LogisticClassifier(LinearGenerator())
+    weight = network.weight.detach().numpy()[:, None]
+    bias = (network.offset - 0.5 * network.weight.sum()).detach().numpy().reshape(1)
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["rows"]),
+        helper.make_node("Gemm", ["rows", "weight", "bias"], ["y"]),
+    ]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 16, 16])
+    shown = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1])
+    weights = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")]
+    graph = helper.make_graph(nodes, "logistic", [given], [shown], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return Classifier.from_onnx(
+        runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    )
+
+
+@pytest.mark.parametrize("make", [sklearn_toy, onnx_toy, remote_toy])
+def test_a_classifier_without_a_gradient_is_explained(make: Callable[[], Classifier]) -> None:
+    classifier = make()
+    image = toy_images(1, seed=7)[0]
+    found = explain(
+        image, classifier, generator=LinearGenerator().eval(), levels=[0.1, 0.5, 0.9], progress=False, seed=1
+    )
+    assert found.frames["reached"].all(), found.frames
+    assert_close(
+        classifier.level(found.images, classifier.target(1)).double(),
+        torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), atol=0.02, rtol=0,
+    )  # fmt: skip
+    assert any("no gradient" in said for said in found.assumptions)
+    # Without a gradient it finds the direction all the same: the weights.
+    difference = (found.images[2] - found.images[0]).flatten()
+    weight = LogisticClassifier(LinearGenerator()).weight.detach()
+    assert torch.cosine_similarity(difference, weight, dim=0) > 0.9
