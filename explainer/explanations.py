@@ -3,7 +3,7 @@
 import html
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -58,6 +58,22 @@ class Summary:
     def reached(self) -> float:
         """Share of the levels that were reached; NaN if none was asked for."""
         return self.levels_reached / self.levels if self.levels else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Itself, JSON-serialisable; what is not a number is None."""
+        return {
+            "images": self.images,
+            "failed": self.failed,
+            "failures": {kind: {"images": n, "first": said} for kind, (n, said) in self.failures.items()},
+            "levels": self.levels,
+            "levels_reached": self.levels_reached,
+            "reached": _or_none(self.reached),
+            "complete": None if self.complete is None else asdict(self.complete),
+            "mean_error": _or_none(self.mean_error),
+            "not_finite": self.not_finite,
+            "monotone": _or_none(self.monotone),
+            "verdicts": dict(self.verdicts),
+        }
 
     def sentences(self) -> list[str]:
         """The summary in words."""
@@ -232,6 +248,10 @@ class Explanations(Sequence[Explanation | Outcome]):
         for position, record in enumerate(records):
             image = record["provenance"]["image"] if "verdict" in record else record
             yield {"index": image.get("index", position), "name": image.get("name", ""), **record}
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ class Session:
         self.generator = _given(generator, self.device)
         self.checked = False
         self._load = functools.cache(load_generator)
-        self._targets: dict[int, tuple[Target, tuple[str, ...]]] = {}
+        self._targets: dict[tuple[int, torch.Size], tuple[Target, tuple[str, ...]]] = {}
 
     def check(self, images: Tensor) -> None:
         """Find out, once, whether the classifier can be explained at all."""
@@ -137,7 +137,8 @@ class Session:
         spec, classifier = self.settings.target, self.classifier
         if spec is None and classifier.kind in ("multiclass", "multilabel"):
             return classifier.target(None, image), ()
-        if id(generator) not in self._targets:
+        key = (id(generator), image.shape[-2:])
+        if key not in self._targets:
             said: tuple[str, ...] = ()
             found = classifier.target(spec, image)
             if found.measure == "value" and found.quartiles is None:
@@ -147,8 +148,8 @@ class Session:
                     f"The classifier came without reference values: the median and interquartile range of "
                     f"{found.label} are those of {REFERENCE_SAMPLES} samples of the generator.",
                 )
-            self._targets[id(generator)] = found, said
-        return self._targets[id(generator)]
+            self._targets[key] = found, said
+        return self._targets[key]
 
 
 def _as_large_as(samples: Tensor, image: Tensor) -> Tensor:
