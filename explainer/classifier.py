@@ -101,6 +101,7 @@ class Classifier:
         multilabel: bool | None = None,
         class_names: Sequence[str] | None = None,
         batch_size: int = 256,
+        reference: ArrayLike | Tensor | None = None,
     ) -> "Classifier":
         """A fitted estimator of scikit-learn, or one with its ``predict_proba``, that takes rows of pixels.
 
@@ -118,6 +119,7 @@ class Classifier:
             multilabel: Whether every column is a label of its own; told from the model when omitted.
             class_names: One name per class; the text of ``classes_`` when omitted.
             batch_size: Images evaluated at a time.
+            reference: For a regression, as for :class:`Classifier`.
 
         Raises:
             ClassifierError: Not fitted, or it gives no probabilities.
@@ -144,6 +146,7 @@ class Classifier:
             std=std,
             class_names=estimator.class_names if class_names is None else class_names,
             batch_size=batch_size,
+            reference=reference,
         )
 
     @classmethod
@@ -163,6 +166,7 @@ class Classifier:
         class_names: Sequence[str] | None = None,
         channels: int | None = None,
         batch_size: int = 256,
+        reference: ArrayLike | Tensor | None = None,
     ) -> "Classifier":
         """A model that ONNX Runtime runs, from a session or a ``.onnx`` file.
 
@@ -184,6 +188,7 @@ class Classifier:
             class_names: One name per class or output.
             channels: Channels the model takes; what it is fixed to when omitted.
             batch_size: Images evaluated at a time.
+            reference: For a regression, as for :class:`Classifier`.
 
         Raises:
             DependencyError: onnxruntime is not installed.
@@ -213,6 +218,7 @@ class Classifier:
             class_names=class_names,
             channels=channels or session.channels,
             batch_size=batch_size,
+            reference=reference,
         )
 
     def __repr__(self) -> str:

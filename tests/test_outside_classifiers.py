@@ -230,8 +230,9 @@ def test_several_answers_are_labels() -> None:
 def test_a_regressor_is_a_regression() -> None:
     rows, labels, images = digits(4)
     model = Ridge().fit(rows, labels)
-    classifier = Classifier.from_sklearn(model, range=(0, 16))
+    classifier = Classifier.from_sklearn(model, range=(0, 16), reference=labels)
     assert classifier.kind == "regression"
+    assert classifier.target(None, images[:1]).quartiles == tuple(np.quantile(labels, (0.25, 0.5, 0.75)))
     assert_close(classifier.raw(images[:5])[:, 0], torch.tensor(model.predict(rows[:5])).float())
 
 
