@@ -19,10 +19,14 @@ imports only from entries before it in this list::
     preprocessing.py resizing and normalisation, inside the graph
     target.py       Target: which class is walked to, and its log-odds
     misuse.py       wrong use of a classifier, found by looking at its outputs
+    estimators.py   scikit-learn estimators as models of images
+    onnx_session.py ONNX Runtime sessions as models of images
+    exported_program.py files of torch.export, run without running what they say
     classifier.py   Classifier
     convnet.py      the small classifiers trained here: networks, training
     generators/     base.py networks.py objectives.py sampler.py feed.py perception.py health.py loop.py
     generators/     training.py vae.py infomax.py two_stage.py mixture.py adapters.py cards.py zoo.py
+    classifier_files.py a classifier named by a word: of the zoo, a file, or a function
     walks/          scene.py placing.py base.py stepping.py gradient.py linear.py evolution.py head.py
     walks/          conditional.py diverse.py
     checks/         base.py walked.py consistency.py compatibility.py verdict.py
@@ -36,6 +40,7 @@ imports only from entries before it in this list::
     assembly.py     from walked images to explanations: frames, levels, checks, maps
     session.py      what one call holds on to: classifier, generator, targets, device
     pipeline.py     explain(), explain_many(): read top to bottom it is the data flow
+    captum_attribution.py ProgressiveExaggeration, captum's conventions
     training_run.py a training that can be killed at any moment and continued
     cli.py          the command `explainer`: parses, calls, prints
 
@@ -47,6 +52,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from explainer import errors
+    from explainer.captum_attribution import ProgressiveExaggeration
     from explainer.classifier import Classifier
     from explainer.explanation import Explanation
     from explainer.explanations import Explanations, Outcome
@@ -65,6 +71,7 @@ if TYPE_CHECKING:
 __all__ = [
     "explain",
     "explain_many",
+    "ProgressiveExaggeration",
     "Explanation",
     "Explanations",
     "Outcome",
@@ -86,6 +93,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ProgressiveExaggeration": "explainer.captum_attribution",
     "explain": "explainer.pipeline",
     "explain_many": "explainer.pipeline",
     "Explanation": "explainer.explanation",

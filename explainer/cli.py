@@ -26,6 +26,7 @@ from rich.table import Table
 from explainer.errors import ExplainerError, OptionError, OutputError
 
 if TYPE_CHECKING:
+    from explainer.classifier import Classifier
     from explainer.explanation import Explanation
     from explainer.generators.health import Health
 
@@ -54,6 +55,45 @@ Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default that of the classifier.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")]
+
+
+_OF_CLASSIFIER = "About a classifier that is not of the zoo"
+ClassifierWord = Annotated[
+    str,
+    typer.Option(
+        help="Of the zoo (faces/smile), a file (model.onnx, model.pt2), or package.module:function. What a "
+        "file does not say of its images comes from the options below, or from model.onnx.json beside it."
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(metavar="PIXELS", help="224, or height x width: 224x160.", rich_help_panel=_OF_CLASSIFIER),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Subtracted from images in [0, 1]: .485,.456,.406.", rich_help_panel=_OF_CLASSIFIER),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(help="What they are then divided by: .229,.224,.225.", rich_help_panel=_OF_CLASSIFIER),
+]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(help="In the order of the outputs: cat,dog.", rich_help_panel=_OF_CLASSIFIER),
+]
+KindOfClassifier = Annotated[
+    str | None,
+    typer.Option(
+        "--kind", help="auto, binary, multiclass, multilabel or regression.", rich_help_panel=_OF_CLASSIFIER
+    ),
+]
+OutputsOfClassifier = Annotated[
+    str | None, typer.Option("--outputs", help="logits or probabilities.", rich_help_panel=_OF_CLASSIFIER)
+]
+Channels = Annotated[
+    int | None,
+    typer.Option(help="Channels it takes, if not those of the image.", rich_help_panel=_OF_CLASSIFIER),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -106,7 +146,7 @@ def explain_image(
             "path, a .zip or .npz, are explained together."
         ),
     ],
-    classifier: Annotated[str, typer.Option(help="A classifier of the zoo, such as faces/smile.")],
+    classifier: ClassifierWord,
     generator: Annotated[str, typer.Option(help="A generator of the zoo; auto: the one that fits.")] = "auto",
     target: Annotated[str | None, typer.Option(help="Class to walk to and fro, by name or number.")] = None,
     level: Annotated[
@@ -125,6 +165,13 @@ def explain_image(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images that walk together.")] = 32,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    class_names: ClassNames = None,
+    kind: KindOfClassifier = None,
+    outputs: OutputsOfClassifier = None,
+    channels: Channels = None,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
@@ -144,15 +191,26 @@ def explain_image(
             "device": device,
             "progress": _shows_progress(quiet),
         }
+        from explainer.classifier_files import open_classifier, parsed
+
+        about = parsed(
+            size=size,
+            mean=mean,
+            std=std,
+            class_names=class_names,
+            kind=kind,
+            outputs=outputs,
+            channels=channels,
+        )
+        model = open_classifier(classifier, about)
         if len(images) > 1 or _is_set(images[0]):
             if square is not None:
                 raise OptionError(
                     "crop", "is for one image", received=f"{len(images)} arguments",
                     remedy="Crop the files first, or explain them one by one.",
                 )  # fmt: skip
-            _explain_several(images, classifier, out, as_json, batch_size=batch_size, **options)
+            _explain_several(images, model, out, as_json, batch_size=batch_size, **options)
             return
-        from explainer.generators.zoo import load_classifier
         from explainer.image import as_image
         from explainer.pipeline import explain
 
@@ -161,7 +219,7 @@ def explain_image(
             _, height, width = pixels.shape
             rows, columns = _cut(square, height, width)
             pixels = pixels[:, rows, columns].clone()
-        _deliver(explain(pixels, load_classifier(classifier), **options), out, as_json)
+        _deliver(explain(pixels, model, **options), out, as_json)
 
 
 @app.command()
@@ -347,15 +405,14 @@ def _is_set(path: Path) -> bool:
 
 
 def _explain_several(
-    images: Sequence[Path], classifier: str, out: Path | None, as_json: bool, **options: Any
+    images: Sequence[Path], classifier: "Classifier", out: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Explain several images, print what they come to, and leave with 1 if one is not to be trusted."""
-    from explainer.generators.zoo import load_classifier
     from explainer.pipeline import explain_many
 
     found = explain_many(
         images[0] if len(images) == 1 else images,
-        load_classifier(classifier),
+        classifier,
         out=None if out is None else out / "explanations",
         **options,
     )

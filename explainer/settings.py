@@ -12,14 +12,18 @@ from explainer.checks.walked import Walked
 from explainer.errors import OptionError
 from explainer.saliency import SaliencyMap, difference
 from explainer.target import Target, TargetSpec
-from explainer.walks import GradientWalk, Walk
+from explainer.walks import EvolutionWalk, GradientWalk, LinearWalk, Walk
 from explainer.walks.base import require_levels
 
 __all__ = ["SALIENCY", "WALKS", "Levels", "Settings", "walk_record"]
 
 Levels = Sequence[float] | Tensor | np.ndarray
 
-WALKS: dict[str, Callable[[], Walk]] = {"gradient": GradientWalk}
+WALKS: dict[str, Callable[[], Walk]] = {
+    "gradient": GradientWalk,
+    "linear": LinearWalk,
+    "evolution": EvolutionWalk,
+}
 """Walks by name. A walk with something to fit is passed as an object."""
 
 WITHOUT_GRADIENT = "evolution"

@@ -392,7 +392,7 @@ def test_binary_options_that_do_not_fit() -> None:
     [
         (
             {"model": 3},
-            "model: must be a module or a callable (received int). Pass for instance model.predict_proba.",
+            "model: must be a module or a callable (received int). Pass for instance model.forward.",
         ),
         (
             {"kind": "ordinal"},

@@ -14,11 +14,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # A module imports only from entries before its own; inside a folder from left to right.
 ORDER = """
     errors storage image_files image image_sets image_stream drawing synthetic metrics counterfactual
-    frozen preprocessing target misuse classifier convnet
-    generators.base generators.networks generators.objectives generators.sampler
-    generators.feed generators.perception generators.health generators.loop
-    generators.training generators.vae generators.infomax generators.two_stage generators.mixture
-    generators.guidance generators.adapters generators.cards generators.zoo
+    frozen preprocessing target misuse estimators onnx_session exported_program classifier convnet
+    generators.base generators.networks generators.objectives generators.sampler generators.feed
+    generators.perception generators.health generators.loop generators.training generators.vae
+    generators.infomax generators.two_stage generators.mixture generators.guidance generators.adapters
+    generators.cards generators.zoo classifier_files
     walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear walks.evolution
     walks.head walks.conditional walks.diverse
     checks.base checks.walked checks.consistency checks.compatibility checks.identity checks.realism
