@@ -22,7 +22,9 @@ imports only from entries before it in this list::
     generators/     base.py networks.py objectives.py health.py loop.py training.py vae.py infomax.py
     generators/     two_stage.py mixture.py adapters.py cards.py zoo.py
     walks/          base.py gradient.py
-    checks/         base.py consistency.py compatibility.py verdict.py
+    checks/         base.py walked.py ends.py soundness.py consistency.py compatibility.py walk_back.py
+    checks/         embedding.py identity.py realism.py robustness.py surrogate.py nulls.py verdict.py
+    checks/         suite.py
     saliency/       base.py difference.py
     report/         output.py panels.py strip.py charts.py figures.py training_figures.py page.py
     explanation.py  Explanation

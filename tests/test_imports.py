@@ -19,8 +19,9 @@ ORDER = """
     generators.training generators.vae generators.infomax generators.two_stage generators.mixture
     generators.guidance generators.adapters generators.cards generators.zoo
     walks.base walks.gradient walks.linear walks.evolution walks.conditional
-    checks.base checks.consistency checks.compatibility checks.identity checks.realism checks.robustness
-    checks.nulls checks.verdict
+    checks.base checks.walked checks.ends checks.soundness checks.consistency checks.compatibility
+    checks.walk_back checks.embedding checks.identity checks.realism checks.robustness checks.surrogate
+    checks.nulls checks.verdict checks.suite
     saliency.base saliency.difference saliency.attribution saliency.sanity
     replacement
     report.output report.panels report.strip report.charts report.figures report.training_figures
@@ -37,6 +38,7 @@ FORBIDDEN = {"torchvision", "pickle"}
 OPTIONAL = {
     "IPython",
     "dlib",
+    "face_recognition_models",
     "fairlearn",
     "onnx",
     "onnxruntime",
