@@ -10,6 +10,7 @@ imports only from entries before it in this list::
     image_files.py  image files decoded at their full depth; which axis is the channels
     image.py        path, PIL, array or tensor to image; folders and tables of images; ranges
     image_sets.py   folders, archives and tables of images at one size, kept in 8 or 16 bits
+    image_stream.py images one by one from anything that holds them
     drawing.py      factors of variation; sprites and cells drawn from a table of them
     synthetic.py    data with planted truth: sprites and cells
     metrics.py      MSE per channel, SSIM, R2, Frechet distance on given features, intervals
@@ -27,8 +28,14 @@ imports only from entries before it in this list::
     checks/         suite.py
     saliency/       base.py difference.py
     report/         output.py panels.py strip.py charts.py figures.py training_figures.py page.py
+    report/         sheet.py
     explanation.py  Explanation
-    pipeline.py     explain(): read top to bottom it is the data flow
+    result_folder.py explanations in a folder, in chunks; what became of an image that has none
+    explanations.py Explanations: the list, the table, the summary, the page
+    settings.py     the options of a call, checked before any work
+    assembly.py     from walked images to explanations: frames, levels, checks, maps
+    session.py      what one call holds on to: classifier, generator, targets, device
+    pipeline.py     explain(), explain_many(): read top to bottom it is the data flow
     training_run.py a training that can be killed at any moment and continued
     cli.py          the command `explainer`: parses, calls, prints
 
@@ -42,6 +49,7 @@ if TYPE_CHECKING:
     from explainer import errors
     from explainer.classifier import Classifier
     from explainer.explanation import Explanation
+    from explainer.explanations import Explanations, Outcome
     from explainer.generators.adapters import Adapter, from_diffusers, from_pythae
     from explainer.generators.infomax import InfoMaxVAE
     from explainer.generators.mixture import GaussianMixtureVAE
@@ -49,14 +57,17 @@ if TYPE_CHECKING:
     from explainer.generators.vae import VAE
     from explainer.generators.zoo import load_classifier, load_generator
     from explainer.image import as_image, as_images
-    from explainer.pipeline import explain
+    from explainer.pipeline import explain, explain_many
     from explainer.target import Target
 
     __version__: str
 
 __all__ = [
     "explain",
+    "explain_many",
     "Explanation",
+    "Explanations",
+    "Outcome",
     "Classifier",
     "Target",
     "VAE",
@@ -76,7 +87,10 @@ __all__ = [
 
 _HOMES = {
     "explain": "explainer.pipeline",
+    "explain_many": "explainer.pipeline",
     "Explanation": "explainer.explanation",
+    "Explanations": "explainer.explanations",
+    "Outcome": "explainer.explanations",
     "Classifier": "explainer.classifier",
     "Target": "explainer.target",
     "VAE": "explainer.generators.vae",

@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # A module imports only from entries before its own; inside a folder from left to right.
 ORDER = """
-    errors storage image_files image image_sets drawing synthetic metrics
+    errors storage image_files image image_sets image_stream drawing synthetic metrics
     frozen preprocessing target misuse classifier convnet
     generators.base generators.networks generators.objectives generators.health generators.loop
     generators.training generators.vae generators.infomax generators.two_stage generators.mixture
@@ -25,8 +25,8 @@ ORDER = """
     saliency.base saliency.difference saliency.attribution saliency.sanity
     replacement
     report.output report.panels report.strip report.charts report.figures report.training_figures
-    report.page
-    explanation pipeline captum_attribution
+    report.page report.sheet
+    explanation result_folder explanations settings assembly session pipeline captum_attribution
     bias.attributes bias.statistics bias.confounding bias.subgroups bias.discovery bias.audit
     training_run cli
 """.split()
