@@ -29,7 +29,9 @@ imports only from entries before it in this list::
     classifier_files.py a classifier named by a word: of the zoo, a file, or a function
     walks/          scene.py placing.py base.py stepping.py gradient.py linear.py evolution.py head.py
     walks/          conditional.py diverse.py
-    checks/         base.py walked.py consistency.py compatibility.py verdict.py
+    checks/         base.py walked.py ends.py soundness.py consistency.py compatibility.py walk_back.py
+    checks/         embedding.py identity.py realism.py robustness.py surrogate.py nulls.py verdict.py
+    checks/         suite.py
     saliency/       base.py difference.py
     report/         output.py panels.py strip.py charts.py figures.py training_figures.py page.py
     report/         sheet.py
