@@ -16,7 +16,7 @@ ORDER = """
     errors storage image_files image image_sets drawing synthetic metrics
     frozen preprocessing target misuse classifier convnet
     generators.base generators.networks generators.objectives generators.sampler
-    generators.feed generators.perception generators.health generators.loop
+    generators.feed generators.perception generators.sample_quality generators.health generators.loop
     generators.training generators.vae generators.infomax generators.two_stage generators.mixture
     generators.guidance generators.adapters generators.cards generators.zoo
     walks.base walks.gradient walks.linear walks.evolution walks.conditional
