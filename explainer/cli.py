@@ -384,16 +384,11 @@ def _was_given(context: typer.Context, name: str) -> bool:
 
 def _print_health(health: "Health", channel_names: Sequence[str]) -> None:
     table = Table("reconstruction", "channel", "mse", "r2", "ssim")
-    whole = {"mse": health.mse, "r2": health.r2, "ssim": health.ssim}
-    for stage, measured in {**health.stages, "bare": whole}.items():
-        for channel, values in enumerate(zip(*(measured[key] for key in whole), strict=True)):
-            name = channel_names[channel] if channel_names else str(channel)
-            table.add_row(stage, escape(name), *(f"{value:.4g}" for value in values))
+    for stage, channel, *values in health.rows(channel_names):
+        table.add_row(stage, escape(channel), *(f"{value:.4g}" for value in values))
     Console().print(table)
-    if health.kl:
-        used = sum(value > 0.01 for value in health.kl)
-        said = f"The code holds {sum(health.kl):.1f} nats in {used} of {len(health.kl)} dimensions."
-        Console().print(said, highlight=False, soft_wrap=True)
+    for fact in health.facts():
+        Console().print(escape(fact), highlight=False, soft_wrap=True)
     colour = _COLOURS[health.status]
     sentence = f"[bold {colour}]{health.status.capitalize()}[/] {escape(health.sentence)}"
     Console().print(f"{sentence} ({health.images} images)", soft_wrap=True, highlight=False)

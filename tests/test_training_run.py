@@ -97,6 +97,7 @@ def test_health_as_dict_is_json() -> None:
     assert health_as_dict(health) == {
         "images": 5, "mse": [0.1], "r2": [None], "ssim": [0.2], "kl": [],
         "stages": {"stage 1": {"mse": [0.3]}}, "status": "weak", "sentence": "It is weak.",
+        "active": None, "information": None, "samples": None, "probe": None,
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from explainer.errors import DependencyError, GeneratorError, ModelFileError, OptionError
@@ -163,10 +164,10 @@ class Adapter(Generator):
         store_codes(self, stored, stored)
         return self
 
-    def health(self, images: Tensor) -> Health:
-        """Measure this generator on images ``(N, C, H, W)`` in [0, 1] it was not trained on."""
+    def health(self, images: Tensor, labels: ArrayLike | None = None) -> Health:
+        """Measure this generator on images ``(N, C, H, W)`` in [0, 1], and on their classes if given."""
         self._require_shape(images)
-        return measure_health(self, images)
+        return measure_health(self, images, labels)
 
     @torch.no_grad()
     def sample(self, count: int, *, seed: int = 0) -> Tensor:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from explainer.classifier import Classifier
@@ -245,10 +246,15 @@ class TrainableGenerator(Generator):
         store_codes(self, training, kept)
         return self
 
-    def health(self, images: Tensor) -> Health:
-        """Measure this generator on images ``(N, C, H, W)`` in [0, 1] it was not trained on."""
+    def health(self, images: Tensor, labels: ArrayLike | None = None) -> Health:
+        """Measure this generator on images it was not trained on.
+
+        Args:
+            images: ``(N, C, H, W)`` in [0, 1].
+            labels: One class for each image, for a linear probe of the code.
+        """
         self._require_shape(images)
-        return measure_health(self, images)
+        return measure_health(self, images, labels)
 
     def entry(self, folder: Path, *, half: bool = False) -> dict[str, object]:
         """Write the weights into an existing folder and return what a card says of them."""
