@@ -23,8 +23,16 @@ imports only from entries before it in this list::
     generators/     two_stage.py mixture.py adapters.py cards.py zoo.py
     walks/          base.py gradient.py
     checks/         base.py consistency.py compatibility.py verdict.py
-    saliency/       base.py difference.py
+    saliency/       base.py difference.py score_module.py attribution.py methods.py sanity.py truth.py
     report/         output.py panels.py strip.py charts.py figures.py training_figures.py page.py
+    report/         fidelity_chart.py fidelity_figures.py
+    fillers.py      what takes the place of replaced pixels: noise, blur, mean, other images, a generator
+    mutual_information.py of two lists of classes, with what chance adds taken off
+    pixel_order.py  in which order pixels are replaced; superpixels; orders to compare with
+    replacement_curves.py pixels replaced step by step, and what the classifier says
+    paired_comparison.py intervals and tests of methods measured on the same images
+    fidelity_result.py Fidelity: curves, areas, differences, ranking
+    replacement.py  fidelity(): which map is true to the classifier
     explanation.py  Explanation
     pipeline.py     explain(): read top to bottom it is the data flow
     training_run.py a training that can be killed at any moment and continued
@@ -40,6 +48,7 @@ if TYPE_CHECKING:
     from explainer import errors
     from explainer.classifier import Classifier
     from explainer.explanation import Explanation
+    from explainer.fidelity_result import Fidelity
     from explainer.generators.adapters import Adapter, from_diffusers, from_pythae
     from explainer.generators.infomax import InfoMaxVAE
     from explainer.generators.mixture import GaussianMixtureVAE
@@ -48,6 +57,7 @@ if TYPE_CHECKING:
     from explainer.generators.zoo import load_classifier, load_generator
     from explainer.image import as_image, as_images
     from explainer.pipeline import explain
+    from explainer.replacement import fidelity
     from explainer.target import Target
 
     __version__: str
@@ -55,6 +65,8 @@ if TYPE_CHECKING:
 __all__ = [
     "explain",
     "Explanation",
+    "fidelity",
+    "Fidelity",
     "Classifier",
     "Target",
     "VAE",
@@ -75,6 +87,8 @@ __all__ = [
 _HOMES = {
     "explain": "explainer.pipeline",
     "Explanation": "explainer.explanation",
+    "fidelity": "explainer.replacement",
+    "Fidelity": "explainer.fidelity_result",
     "Classifier": "explainer.classifier",
     "Target": "explainer.target",
     "VAE": "explainer.generators.vae",

@@ -21,10 +21,11 @@ ORDER = """
     walks.base walks.gradient walks.linear walks.evolution walks.conditional
     checks.base checks.consistency checks.compatibility checks.identity checks.realism checks.robustness
     checks.nulls checks.verdict
-    saliency.base saliency.difference saliency.attribution saliency.sanity
-    replacement
+    saliency.base saliency.difference saliency.score_module saliency.attribution saliency.methods
+    saliency.sanity saliency.truth
     report.output report.panels report.strip report.charts report.figures report.training_figures
-    report.page
+    report.page report.fidelity_chart report.fidelity_figures
+    fillers mutual_information pixel_order replacement_curves paired_comparison fidelity_result replacement
     explanation pipeline captum_attribution
     bias.attributes bias.statistics bias.confounding bias.subgroups bias.discovery bias.audit
     training_run cli
