@@ -33,9 +33,16 @@ imports only from entries before it in this list::
     checks/         base.py walked.py ends.py soundness.py consistency.py compatibility.py walk_back.py
     checks/         embedding.py identity.py realism.py robustness.py surrogate.py nulls.py verdict.py
     checks/         suite.py
-    saliency/       base.py difference.py
-    report/         output.py panels.py strip.py charts.py figures.py training_figures.py page.py
-    report/         sheet.py
+    saliency/       base.py difference.py score_module.py attribution.py methods.py sanity.py truth.py
+    report/         output.py panels.py strip.py charts.py figures.py training_figures.py page.py sheet.py
+    report/         fidelity_chart.py fidelity_figures.py
+    fillers.py      what takes the place of replaced pixels: noise, blur, mean, other images, a generator
+    mutual_information.py of two lists of classes, with what chance adds taken off
+    pixel_order.py  in which order pixels are replaced; superpixels; orders to compare with
+    replacement_curves.py pixels replaced step by step, and what the classifier says
+    paired_comparison.py intervals and tests of methods measured on the same images
+    fidelity_result.py Fidelity: curves, areas, differences, ranking
+    replacement.py  fidelity(): which map is true to the classifier
     explanation.py  Explanation
     result_folder.py explanations in a folder, in chunks; what became of an image that has none
     explanations.py Explanations: the list, the table, the summary, the page
@@ -59,6 +66,7 @@ if TYPE_CHECKING:
     from explainer.classifier import Classifier
     from explainer.explanation import Explanation
     from explainer.explanations import Explanations, Outcome
+    from explainer.fidelity_result import Fidelity
     from explainer.generators.adapters import Adapter, from_diffusers, from_pythae
     from explainer.generators.infomax import InfoMaxVAE
     from explainer.generators.mixture import GaussianMixtureVAE
@@ -67,6 +75,8 @@ if TYPE_CHECKING:
     from explainer.generators.zoo import load_classifier, load_generator
     from explainer.image import as_image, as_images
     from explainer.pipeline import explain, explain_many
+    from explainer.pipeline import explain
+    from explainer.replacement import fidelity
     from explainer.target import Target
 
     __version__: str
@@ -78,6 +88,8 @@ __all__ = [
     "Explanation",
     "Explanations",
     "Outcome",
+    "fidelity",
+    "Fidelity",
     "Classifier",
     "Target",
     "VAE",
@@ -102,6 +114,8 @@ _HOMES = {
     "Explanation": "explainer.explanation",
     "Explanations": "explainer.explanations",
     "Outcome": "explainer.explanations",
+    "fidelity": "explainer.replacement",
+    "Fidelity": "explainer.fidelity_result",
     "Classifier": "explainer.classifier",
     "Target": "explainer.target",
     "VAE": "explainer.generators.vae",

@@ -23,11 +23,12 @@ ORDER = """
     walks.conditional walks.diverse checks.base checks.walked checks.ends checks.soundness
     checks.consistency checks.compatibility checks.walk_back checks.embedding checks.identity
     checks.realism checks.robustness checks.surrogate checks.nulls checks.verdict checks.suite
-    saliency.base saliency.difference saliency.attribution saliency.sanity
-    replacement
-    report.output report.panels report.strip report.charts report.figures report.training_figures
-    report.page report.sheet
-    explanation result_folder explanations settings assembly session pipeline captum_attribution
+    saliency.base saliency.difference saliency.score_module saliency.attribution saliency.methods
+    saliency.sanity saliency.truth replacement report.output report.panels report.strip report.charts
+    report.figures report.training_figures report.page report.fidelity_chart report.fidelity_figures
+    fillers mutual_information pixel_order replacement_curves paired_comparison fidelity_result
+    report.sheet explanation result_folder explanations settings assembly session pipeline
+    captum_attribution
     bias.attributes bias.statistics bias.confounding bias.subgroups bias.discovery bias.audit
     training_run cli
 """.split()
