@@ -75,7 +75,6 @@ if TYPE_CHECKING:
     from explainer.generators.zoo import load_classifier, load_generator
     from explainer.image import as_image, as_images
     from explainer.pipeline import explain, explain_many
-    from explainer.pipeline import explain
     from explainer.replacement import fidelity
     from explainer.target import Target
 
