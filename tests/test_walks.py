@@ -74,7 +74,7 @@ def walk_for(kind, scene):
         images = images[scene.classifier.raw(images).isfinite().flatten()]
         return ConditionalWalk.fit(
             scene.generator, scene.classifier, images, target=scene.target,
-            steps=40, learning_rate=1e-3, width=16,
+            steps=15, learning_rate=1e-3, width=16,
         )  # fmt: skip
     return {"gradient": GradientWalk, "linear": LinearWalk, "evolution": EvolutionWalk}[kind]()
 
@@ -97,7 +97,7 @@ def test_every_walk_is_exact_on_the_linear_toy(kind):
     gradient = scene.generator.basis.T @ scene.classifier.model.weight.detach()
     gap = torch.logit(LEVELS)[None] - scene.score0[:, None]
     exact = scene.z[:, None] + (gap / gradient.square().sum())[..., None] * gradient
-    assert_allclose(result.latents, exact.float(), atol=0.05 if kind == "conditional" else 2e-3)
+    assert_allclose(result.latents, exact.float(), atol=0.12 if kind == "conditional" else 2e-3)
     assert_allclose(achieved(scene, result), LEVELS.expand(3, -1), atol=0.011)
     assert result.reasons == [[""] * len(LEVELS)] * 3
     assert result.evaluations > 0
