@@ -22,7 +22,8 @@ imports only from entries before it in this list::
     convnet.py      the small classifiers trained here: networks, training
     generators/     base.py networks.py objectives.py health.py loop.py training.py vae.py infomax.py
     generators/     two_stage.py mixture.py adapters.py cards.py zoo.py
-    walks/          base.py gradient.py
+    walks/          scene.py placing.py base.py stepping.py gradient.py linear.py evolution.py head.py
+    walks/          conditional.py diverse.py
     checks/         base.py walked.py consistency.py compatibility.py verdict.py
     saliency/       base.py difference.py
     report/         output.py panels.py strip.py charts.py figures.py training_figures.py page.py
