@@ -23,7 +23,7 @@ from explainer.walks.base import Scene
 
 __all__ = ["EqualMoves", "equal_score_moves", "random_directions", "random_moves"]
 
-DRAWS = 2
+DRAWS = 1
 
 
 def random_moves(moves: Tensor, *, draws: int, seed: int) -> Tensor:

@@ -30,9 +30,11 @@ __all__ = ["detail_swap", "jpeg", "noisy", "shifted", "stability"]
 
 NOISE = 0.02
 COARSE = 0.5
+SPAN = 4.0
 QUALITY = 90
 FEWEST_PAIRED = 20
-SHIFTS = 4
+MOST_PAIRED = 100
+SHIFTS = 2
 
 
 def noisy(generator: Generator, images: Tensor, *, seed: int = 0) -> Tensor:
@@ -83,12 +85,7 @@ def stability(walked: Sequence[Walked], ends: Ends, thresholds: Thresholds, *, s
     ]
     noise, again, compressed, moved, moved_start = ends.score(torch.cat(changed)).split(count)
     move = ends.scores - ends.start
-    # The levels span a stretch of the score; what changes it by that much moves one end to the other, however
-    # far the image itself is away.
-    span = ends.scores.new_tensor(
-        [float(np.ptp(walked[image].table["score"])) for image in ends.image.tolist()]
-    )
-    scale = torch.where(span > 1e-3, torch.minimum(move.abs(), span), move.abs())
+    scale = _scales(walked, ends)
     change = {
         "noise": torch.maximum((noise - ends.scores).abs(), (again - ends.scores).abs()),
         "JPEG": (compressed - ends.scores).abs(),
@@ -120,6 +117,20 @@ def stability(walked: Sequence[Walked], ends: Ends, thresholds: Thresholds, *, s
     return checks
 
 
+def _scales(walked: Sequence[Walked], ends: Ends) -> Tensor:
+    """What a change of score is held against, ``(E,)``: the walk to the far end, but no more than its levels.
+
+    A change as large as the stretch of the levels turns one end into the other, however far away the image
+    is.
+    """
+    moved = (ends.scores - ends.start).abs()
+    scales = torch.zeros(len(walked), dtype=torch.float64)
+    for image, change in zip(ends.image.tolist(), moved.tolist(), strict=True):
+        scales[image] = max(change, float(scales[image]))
+    spans = torch.tensor([float(np.ptp(each.table["score"])) for each in walked], dtype=torch.float64)
+    return torch.minimum(scales, spans.clamp_min(SPAN))[ends.image]
+
+
 _PHRASES = {
     "noise": "noise of 2 % of the range",
     "JPEG": f"JPEG of quality {QUALITY}",
@@ -134,7 +145,7 @@ def detail_swap(scene: Scene, thresholds: Thresholds, *, shifts: int = SHIFTS, s
     Every image gives its detail to ``shifts`` others. The interval resamples the givers as a whole.
 
     Args:
-        scene: At least 20 images, before any walk, with carried detail.
+        scene: At least 20 images, before any walk, with carried detail; a hundred of them are drawn.
         thresholds: See :class:`Thresholds`.
         shifts: Receivers of each detail.
         seed: Of the pairing.
@@ -148,7 +159,7 @@ def detail_swap(scene: Scene, thresholds: Thresholds, *, shifts: int = SHIFTS, s
             "scene", f"must hold at least {FEWEST_PAIRED} images to swap details between", received=count,
             remedy="Pass more images, or leave the swap out.",
         )  # fmt: skip
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:MOST_PAIRED]
     givers = order.repeat(shifts)
     takers = torch.cat([order.roll(shift) for shift in range(1, shifts + 1)])
     score = scene.score(scene.z[takers], givers).double().cpu()

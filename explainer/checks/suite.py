@@ -37,7 +37,7 @@ from explainer.target import SCORE_TOLERANCE
 
 __all__ = ["SetChecks", "default_identity", "run_checks", "run_set_checks"]
 
-COMPOSED = 8
+COMPOSED = 4
 
 
 def default_identity(generator: Generator) -> Identity | None:

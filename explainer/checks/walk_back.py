@@ -23,7 +23,7 @@ from explainer.walks.base import Scene
 __all__ = ["scene_of_ends", "walk_back", "walk_to_scores"]
 
 STEPS = 8
-RADIUS = 1.0
+RADIUS = 1.5
 TOLERANCE = 0.1
 RELATIVE_TOLERANCE = 0.02
 
@@ -121,8 +121,8 @@ def walk_back(walked: Sequence[Walked], far: Ends, arrived: Scene, thresholds: T
             "absolute), "
             f"{ratio:.0%} of what the walk had changed"
         )
-        if missing > 0.5:
-            status = "fail"
+        if not missing <= 0.5:
+            status = "limit" if status == "pass" else status
             said += f", and {missing:.0%} of the change of score could not be walked back"
         values: dict[str, float | str] = {
             "error": returned, "change of the walk": change, "ratio": ratio, "score left": missing,
