@@ -28,6 +28,7 @@ from explainer.errors import ExplainerError, OptionError, OutputError
 if TYPE_CHECKING:
     from explainer.classifier import Classifier
     from explainer.explanation import Explanation
+    from explainer.fidelity_result import Fidelity
     from explainer.generators.health import Health
 
 __all__ = ["app", "main"]
@@ -322,6 +323,87 @@ def health(
             raise typer.Exit(DISTRUSTED)
 
 
+@app.command("fidelity")
+def fidelity_of_maps(
+    data: Annotated[
+        Path, typer.Argument(help="Folder or .zip of images, .npz with an array, .csv with a column path.")
+    ],
+    classifier: Annotated[str, typer.Option(help="A classifier of the zoo, such as faces/smile.")],
+    saliency: Annotated[
+        list[str] | None, typer.Option(help="A method; may be repeated. By default four of them.")
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="Of the walk; by default the zoo's of the same name as the classifier.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Column of the .csv with the true class, by name or number.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Class the maps speak of, by name or number.")] = None,
+    filler: Annotated[
+        str, typer.Option(help="uniform, blur, mean, marginal, or inpainting by the generator.")
+    ] = "uniform",
+    unit: Annotated[str, typer.Option(help="pixels or superpixels.")] = "pixels",
+    steps: Annotated[int, typer.Option(help="Steps from none to all of the pixels.")] = 20,
+    draws: Annotated[int, typer.Option(help="Draws of noise.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Folder for fidelity.html, .json and curves.csv.")] = None,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Replace pixels in the order of saliency maps: which map is true to the classifier?"""
+    with _errors_named(debug):
+        if out is not None:
+            _make_folder(out)
+        from explainer.generators.base import as_unit_interval
+        from explainer.generators.zoo import load_classifier, load_generator
+        from explainer.image_sets import read_image_set
+        from explainer.replacement import fidelity
+        from explainer.saliency.methods import WALKED, require_methods, saliency_batch, walk_images
+        from explainer.walks.base import require_levels
+
+        methods = require_methods(
+            saliency or ["difference", "path_integrated", "integrated_gradients", "grad_cam"]
+        )
+        truth = None if labels is None else _column(data, labels)
+        model = load_classifier(classifier)
+        walker = None
+        if filler == "inpainting" or set(methods) & set(WALKED):
+            walker = load_generator(generator or classifier.partition("/")[0])
+        size = walker.shape[1:] if walker is not None else (model.size or (64, 64))
+        images = as_unit_interval(read_image_set(data, size))
+        model.check(images[:4])
+        wanted = model.target(int(target) if target is not None and target.isdecimal() else target, images)
+        levels = require_levels([0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95])
+        walks = None
+        if walker is not None and set(methods) & set(WALKED):
+            walks = walk_images(walker, model, images, wanted, levels)
+        maps = saliency_batch(methods, model, images, wanted, walked=walks, seed=seed)
+        found = fidelity(
+            images, truth, model, maps,
+            target=wanted.index if wanted.against is None else (wanted.against, wanted.index),
+            filler=walker if filler == "inpainting" and walker is not None else filler,
+            unit=unit,  # type: ignore[arg-type]
+            steps=steps, draws=draws, seed=seed, progress=_shows_progress(quiet),
+        )  # fmt: skip
+        paths = {} if out is None else _write_fidelity(found, out)
+        if as_json:
+            _print_json({**found.record(), "files": paths})
+            return
+        for measure in found.measures:
+            table = Table(measure, "area", "interval", "better than")
+            for row in found.ranking(measure).to_dict("records"):
+                interval = f"{row['low']:.3f} to {row['high']:.3f}" if row["low"] == row["low"] else ""
+                name = escape(row["method"])
+                table.add_row(
+                    f"[dim]{name}[/]" if row["control"] else name, f"{row['area']:.3f}", interval,
+                    escape(row["better than"]),
+                )  # fmt: skip
+            Console().print(table)
+        lines = [*found.sentences(), *(f"{kind:<6}{path}" for kind, path in paths.items())]
+        Console().print("\n".join(escape(line) for line in lines), soft_wrap=True, highlight=False)
+
+
 @app.command()
 def models(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the generators and classifiers that come with the package."""
@@ -385,6 +467,37 @@ def _make_folder(out: Path) -> None:
             received=f"{out}: {error.strerror}",
             remedy="Name a folder in a place that can be written to.",
         ) from error
+
+
+def _column(table: Path, name: str) -> list[Any]:
+    """The true classes in a table's column: numbers or names."""
+    import pandas as pd
+
+    if table.suffix.lower() != ".csv":
+        raise OptionError(
+            "labels",
+            "are read from a table",
+            received=table,
+            remedy="Pass a .csv with the columns path and label.",
+        )
+    rows = pd.read_csv(table)
+    if name not in rows:
+        raise OptionError(
+            "labels",
+            "is no column of the table",
+            received=name,
+            remedy=f"Choose from: {', '.join(rows.columns)}.",
+        )
+    return rows[name].tolist()
+
+
+def _write_fidelity(found: "Fidelity", out: Path) -> dict[str, str]:
+    """The page, the record and the curves as a table."""
+    paths = {"html": out / "fidelity.html", "json": out / "fidelity.json", "csv": out / "curves.csv"}
+    found.to_html(paths["html"])
+    paths["json"].write_text(json.dumps(found.record(), indent=1, allow_nan=False), encoding="utf-8")
+    found.to_frame().to_csv(paths["csv"], index=False)
+    return {kind: str(path) for kind, path in paths.items()}
 
 
 def _was_given(context: typer.Context, name: str) -> bool:
