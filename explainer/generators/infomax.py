@@ -154,6 +154,7 @@ class InfoMaxVAE(VAE):
         beta: Weight of the KL term; 1 is the evidence bound.
         laplacian: Weight of the Laplacian-pyramid term.
         tau: Width of the gate of the carried detail.
+        linear: Begin at the principal components, as for :class:`VAE`.
         sampler: Fit a second VAE to the codes, so that samples look like images.
         seed: Of the initial weights.
 
@@ -182,13 +183,14 @@ class InfoMaxVAE(VAE):
         beta: float = 1.0,
         laplacian: float = 0.0,
         tau: float = 0.03,
+        linear: bool = True,
         sampler: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(
             shape, latent_dim, latent_channels=latent_channels, widths=widths, encoder_blocks=encoder_blocks,
-            decoder_blocks=decoder_blocks, beta=beta, laplacian=laplacian, tau=tau, sampler=sampler,
-            seed=seed,
+            decoder_blocks=decoder_blocks, beta=beta, laplacian=laplacian, tau=tau, linear=linear,
+            sampler=sampler, seed=seed,
         )  # fmt: skip
         if not gamma >= 0:
             raise OptionError("gamma", "must not be negative", received=gamma, remedy="1 is the paper's.")
