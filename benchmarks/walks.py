@@ -218,6 +218,11 @@ def features(network: Classifier, images: Tensor) -> np.ndarray:
     return torch.cat(parts).numpy()
 
 
+def frechet(found: np.ndarray, real: np.ndarray) -> float | None:
+    """The distance; None for a single image, which has no covariance."""
+    return float(frechet_distance(found, real)) if len(found) > 1 else None
+
+
 @torch.no_grad()
 def measured(given: Problem, images: Tensor, walked: Walked) -> dict[str, Any]:
     """One row of the table. The far end is level .95 of an image below .5 and level .05 of the others."""
@@ -251,10 +256,8 @@ def measured(given: Problem, images: Tensor, walked: Walked) -> dict[str, Any]:
         "share of code dimensions moved": float(((far - scene.z).abs() > 1e-6).float().mean()),
         "length of the move": float((far - scene.z).norm(dim=1).mean()),
         "LSC": float(latent_closeness(scene.z, codes).mean()),
-        "Frechet distance, detail 1": float(frechet_distance(features(judge, frames), real)),
-        "Frechet distance, detail 0": float(
-            frechet_distance(features(judge, given.generator.decode(far)), real)
-        ),
+        "Frechet distance, detail 1": frechet(features(judge, frames), real),
+        "Frechet distance, detail 0": frechet(features(judge, given.generator.decode(far)), real),
         "features of": "a second network" if given.second else "the classifier itself: no second network",
         "seconds per image": walked.seconds / len(images),
         **walked.cost,
