@@ -19,12 +19,14 @@ ORDER = """
     generators.feed generators.perception generators.sample_quality generators.health generators.loop
     generators.training generators.vae generators.infomax generators.two_stage generators.clustering
     generators.mixture generators.guidance generators.adapters generators.cards generators.zoo
-    classifier_files walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear
-    walks.evolution walks.head walks.conditional walks.diverse checks.base checks.walked checks.ends
-    checks.soundness checks.consistency checks.compatibility checks.walk_back checks.embedding
-    checks.identity checks.realism checks.robustness checks.surrogate checks.nulls checks.verdict
-    checks.suite saliency.base saliency.difference saliency.score_module saliency.attribution
-    saliency.methods saliency.sanity replacement saliency.truth
+    classifier_files
+    walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear walks.evolution
+    walks.head walks.conditional walks.diverse
+    checks.base checks.walked checks.ends checks.soundness checks.consistency checks.compatibility
+    checks.walk_back checks.embedding checks.identity checks.realism checks.robustness checks.surrogate
+    checks.nulls checks.verdict checks.suite
+    saliency.base saliency.difference saliency.score_module saliency.attribution saliency.methods
+    saliency.sanity saliency.truth
     report.output report.panels report.strip report.charts report.figures report.training_figures
     report.page report.sheet report.fidelity_chart report.fidelity_figures
     fillers mutual_information pixel_order replacement_curves paired_comparison fidelity_result replacement
