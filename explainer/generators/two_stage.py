@@ -48,6 +48,10 @@ class TwoStageVAE(TrainableGenerator):
         tau: Width of the gate of the carried pixel residual, in normalised intensity.
         latent_tau: Width of the gate of the carried stage-1 latents, in their standard deviations.
         seed: Of the initial weights.
+        first_beta: Weight of the KL term of stage 1. Stage 2 knows its latents whatever their prior, so a
+            smaller one only makes it more faithful.
+        beta: Weight of the KL term of stage 2; 1 is the evidence bound.
+        shared_sigma: One standard deviation for all channels in stage 2 instead of one for each.
 
     >>> generator = TwoStageVAE((1, 32, 32), latent_dim=8, widths=(8, 16, 16), code_width=16)
     >>> generator.encode(torch.zeros(2, 1, 32, 32)).shape
@@ -72,11 +76,19 @@ class TwoStageVAE(TrainableGenerator):
         tau: float = 0.05,
         latent_tau: float = 1.0,
         seed: int = 0,
+        first_beta: float = 1.0,
+        beta: float = 1.0,
+        shared_sigma: bool = False,
     ) -> None:
         if not 0 < first_share < 1 or latent_tau <= 0:
             raise OptionError(
                 "first_share, latent_tau", "must lie in (0, 1), and be positive",
                 received=(first_share, latent_tau), remedy="Try first_share=.5, latent_tau=1.",
+            )  # fmt: skip
+        if not (first_beta > 0 and beta > 0):
+            raise OptionError(
+                "first_beta, beta", "must be positive", received=(first_beta, beta),
+                remedy="1 is the evidence bound; smaller is more faithful.",
             )  # fmt: skip
         super().__init__(shape, latent_dim, multiple=2 ** len(widths), tau=tau)
         self.latent_tau = float(latent_tau)
@@ -87,8 +99,9 @@ class TwoStageVAE(TrainableGenerator):
         )
         self.stage1 = VAE(
             self.shape, latent_channels=latent_channels, widths=widths, encoder_blocks=encoder_blocks,
-            decoder_blocks=decoder_blocks, laplacian=laplacian, tau=tau, seed=seed,
+            decoder_blocks=decoder_blocks, laplacian=laplacian, tau=tau, seed=seed, beta=first_beta,
         )  # fmt: skip
+        self.beta = float(beta)
         map_shape = self.stage1.code_shape
         with initialised(seed + 1):
             self.stage2 = nn.ModuleDict(
@@ -101,6 +114,7 @@ class TwoStageVAE(TrainableGenerator):
         self.register_buffer("map_std", torch.ones(latent_channels, 1, 1))
         self.map_mean: Tensor
         self.map_std: Tensor
+        self.shared_sigma = bool(shared_sigma)
 
     # -- latents of stage 1, whitened per channel -------------------------------------------------
 
@@ -176,7 +190,9 @@ class TwoStageVAE(TrainableGenerator):
         mean, log_variance = self.posterior(whitened)
         rebuilt = self.stage2["decoder"](reparametrise(mean, log_variance, noise))
         kl = gaussian_kl(mean, log_variance).sum()
-        loss, terms = self.stage1.image_loss(prepared, self._render(rebuilt), kl, ramp)
+        loss, terms = self.stage1.image_loss(
+            prepared, self._render(rebuilt), kl, self.beta * ramp, shared_sigma=self.shared_sigma
+        )
         match = (whitened - rebuilt).square().mean()
         return loss + self.latent_match * match, {**terms, "latent_mse": match}
 
@@ -204,4 +220,7 @@ class TwoStageVAE(TrainableGenerator):
             "latent_match": self.latent_match,
             "first_share": self.first_share,
             "latent_tau": self.latent_tau,
+            "first_beta": self.stage1.beta,
+            "beta": self.beta,
+            "shared_sigma": self.shared_sigma,
         }
