@@ -331,3 +331,35 @@ def test_a_shared_sigma_weighs_the_errors_of_all_channels_alike():
         nats = 1024 * sum(0.5 + math.log(sigma) for sigma in expected)
         assert float(terms["reconstruction_nats"]) == pytest.approx(nats, rel=0.01)
         assert float(loss) == pytest.approx((float(terms["reconstruction_nats"]) + 3.5) / 2048, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def linearly_started():
+    """Two stages on smooth images of eight directions, with no training beyond the linear start."""
+    random = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.interpolate(torch.randn(8, 2, 4, 4, generator=random), (32, 32))
+    images = (torch.randn(400, 8, generator=random) @ directions.flatten(1)).view(400, 2, 32, 32)
+    images = (images - images.min()) / (images.max() - images.min())
+    generator = TwoStageVAE((2, 32, 32), 8, latent_channels=6, code_width=8, **SMALL, linear_start=True)
+    generator.requires_grad_(False).eval()
+    for phase in generator.phases():
+        generator.begin(phase, images[:300])
+    return generator, images[300:]
+
+
+def test_a_linear_start_is_as_good_as_principal_components(linearly_started):
+    generator, images = linearly_started
+    stage1 = generator.stage_reconstructions(images)["stage 1"]
+    assert_allclose(stage1, images, atol=1e-4)  # patches of four pixels, of two values: two directions
+    assert_allclose(generator.bare(images), images, atol=5e-3)  # eight directions, eight dimensions
+    z = generator.encode(images)
+    assert_allclose(z.std(dim=0), torch.ones(8), atol=0.25)
+
+
+def test_a_linear_start_is_stored(linearly_started, tmp_path):
+    generator, images = linearly_started
+    generator.save(tmp_path / "model")
+    assert torch.equal(load_generator(tmp_path / "model").bare(images), generator.bare(images))
+    assert "linear_start" not in built("two-stage").options()
+    with pytest.raises(OptionError, match="linear_start: needs a spatial code of at most 32 channels"):
+        TwoStageVAE((2, 32, 32), latent_channels=33, **SMALL, linear_start=True)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Decoder", "Encoder", "MapDecoder", "MapEncoder", "ResidualBlock", "split_gaussian"]
+__all__ = ["Decoder", "Encoder", "MapDecoder", "MapEncoder", "ResidualBlock", "split_gaussian",
+           "start_at_nothing"]  # fmt: skip
 
 _LOG_VARIANCE_LIMIT = 10.0
 
@@ -32,6 +33,17 @@ def split_gaussian(parameters: Tensor) -> tuple[Tensor, Tensor]:
     """
     mean, log_variance = parameters.chunk(2, dim=1)
     return mean, _LOG_VARIANCE_LIMIT * torch.tanh(log_variance / _LOG_VARIANCE_LIMIT)
+
+
+@torch.no_grad()
+def start_at_nothing(layer: nn.Module, log_variance: float | None = None) -> None:
+    """Let a last layer give zero; where its second half are log-variances, these are all ``log_variance``."""
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    if log_variance is not None:
+        layer.bias[len(layer.bias) // 2 :] = log_variance
 
 
 class ResidualBlock(nn.Module):

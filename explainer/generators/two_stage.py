@@ -16,6 +16,7 @@ teeth from shining through a mouth that has closed.
 Two-stage VAEs: Dai & Wipf 2019 (arXiv 1903.05789).
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,12 +24,16 @@ from torch import Tensor, nn
 
 from explainer.errors import OptionError
 from explainer.generators.base import Detail, as_unit_interval, gate, initialised
-from explainer.generators.networks import MapDecoder, MapEncoder, split_gaussian
+from explainer.generators.networks import MapDecoder, MapEncoder, split_gaussian, start_at_nothing
 from explainer.generators.objectives import gaussian_kl
 from explainer.generators.training import Phase, TrainableGenerator
 from explainer.generators.vae import VAE, reparametrise
 
 __all__ = ["TwoStageVAE"]
+
+LINEAR_IMAGES = 6000
+RIDGE = 0.01
+LOG_VARIANCE = -4.0
 
 
 class TwoStageVAE(TrainableGenerator):
@@ -51,6 +56,9 @@ class TwoStageVAE(TrainableGenerator):
         first_beta: Weight of the KL term of stage 1. Stage 2 knows its latents whatever their prior, so a
             smaller one only makes it more faithful.
         beta: Weight of the KL term of stage 2; 1 is the evidence bound.
+        linear_start: Fixed linear paths beside the networks of both stages: principal components of patches,
+            and of whole images. It starts as good as so many components, and what is trained corrects it.
+            For little data or time.
         shared_sigma: One standard deviation for all channels in stage 2 instead of one for each.
 
     >>> generator = TwoStageVAE((1, 32, 32), latent_dim=8, widths=(8, 16, 16), code_width=16)
@@ -79,6 +87,7 @@ class TwoStageVAE(TrainableGenerator):
         first_beta: float = 1.0,
         beta: float = 1.0,
         shared_sigma: bool = False,
+        linear_start: bool = False,
     ) -> None:
         if not 0 < first_share < 1 or latent_tau <= 0:
             raise OptionError(
@@ -100,6 +109,7 @@ class TwoStageVAE(TrainableGenerator):
         self.stage1 = VAE(
             self.shape, latent_channels=latent_channels, widths=widths, encoder_blocks=encoder_blocks,
             decoder_blocks=decoder_blocks, laplacian=laplacian, tau=tau, seed=seed, beta=first_beta,
+            linear_start=linear_start,
         )  # fmt: skip
         self.beta = float(beta)
         map_shape = self.stage1.code_shape
@@ -114,7 +124,14 @@ class TwoStageVAE(TrainableGenerator):
         self.register_buffer("map_std", torch.ones(latent_channels, 1, 1))
         self.map_mean: Tensor
         self.map_std: Tensor
-        self.shared_sigma = bool(shared_sigma)
+        self.shared_sigma, self.linear_start = bool(shared_sigma), bool(linear_start)
+        if linear_start:
+            for name in ("read", "write"):
+                self.register_buffer(name, torch.zeros(latent_dim, math.prod(map_shape)))
+            self.register_buffer("center", torch.zeros(map_shape))
+            self.read: Tensor
+            self.write: Tensor
+            self.center: Tensor
 
     # -- latents of stage 1, whitened per channel -------------------------------------------------
 
@@ -127,13 +144,21 @@ class TwoStageVAE(TrainableGenerator):
 
     def posterior(self, whitened: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance ``(N, D)`` of the compact code of whitened stage-1 latents."""
-        return split_gaussian(self.stage2["encoder"](whitened))
+        mean, log_variance = split_gaussian(self.stage2["encoder"](whitened))
+        if self.linear_start:
+            mean = mean + (whitened - self.center).flatten(1) @ self.read.T
+        return mean, log_variance
+
+    def _maps(self, codes: Tensor) -> Tensor:
+        """Whitened stage-1 latents of compact codes."""
+        maps = self.stage2["decoder"](codes)
+        return maps + (codes @ self.write).view_as(maps) + self.center if self.linear_start else maps
 
     def _encode(self, prepared: Tensor) -> Tensor:
         return self.posterior(self._whitened(prepared))[0]
 
     def _decode(self, codes: Tensor) -> Tensor:
-        return self._render(self.stage2["decoder"](codes))
+        return self._render(self._maps(codes))
 
     # -- carried detail ----------------------------------------------------------------------------
 
@@ -149,12 +174,12 @@ class TwoStageVAE(TrainableGenerator):
         return {
             "image": prepared,
             "stage1": self._whitened(prepared),
-            "stage2": self.stage2["decoder"](codes),
+            "stage2": self._maps(codes),
         }
 
     def _deliver(self, codes: Tensor, detail: Detail) -> Tensor:
         start = detail.values["stage2"]
-        moved = self.stage2["decoder"](codes)
+        moved = self._maps(codes)
         carried = gate(moved, start, self.latent_tau, window=3) * (detail.values["base"] - start)
         return self._fill_in(self._render(moved + carried), detail)
 
@@ -169,6 +194,7 @@ class TwoStageVAE(TrainableGenerator):
     @torch.no_grad()
     def begin(self, phase: Phase, images: Tensor) -> None:
         if phase.name == "stage 1":
+            self.stage1.begin(phase, images)
             return
         self.stage1.eval()
         device = self.intensity.device
@@ -179,6 +205,33 @@ class TwoStageVAE(TrainableGenerator):
         codes = torch.cat(parts).view(-1, *self.stage1.code_shape)
         self.map_mean.copy_(codes.mean(dim=(0, 2, 3)).view(-1, 1, 1))
         self.map_std.copy_(codes.std(dim=(0, 2, 3)).clamp_min(1e-6).view(-1, 1, 1))
+        if self.linear_start:
+            self._start_linear(images[:LINEAR_IMAGES])
+
+    @torch.no_grad()
+    def _start_linear(self, images: Tensor) -> None:
+        """Lay down the fixed linear paths of stage 2, and let the networks beside them begin at nothing.
+
+        With X the images, ``X = U S V'`` their leading components and ``C = sqrt(N) U`` codes of unit
+        variance, ``write`` is the regression of the whitened, centred latents W on C, ``read`` that of C on
+        W, with a ridge.
+        """
+        prepared = [self.prepare(as_unit_interval(part).to(self.intensity)) for part in images.split(256)]
+        whitened = torch.cat([self._whitened(part) for part in prepared])
+        self.center.copy_(whitened.mean(dim=0))
+        maps = (whitened - self.center).flatten(1)
+        pixels = torch.cat(prepared).flatten(1)
+        rank = min(self.latent_dim, len(pixels) - 1)
+        left = torch.svd_lowrank(pixels - pixels.mean(dim=0), q=min(rank + 32, *pixels.shape), niter=4)[0]
+        codes = torch.zeros(len(maps), self.latent_dim).to(maps)
+        codes[:, :rank] = math.sqrt(len(maps)) * left[:, :rank]
+        cross = maps.T @ codes / len(maps)
+        second_moment = maps.T @ maps / len(maps)
+        second_moment.diagonal().add_(RIDGE)
+        self.write.copy_(cross.T)
+        self.read.copy_(torch.linalg.solve(second_moment.double(), cross.double()).T)
+        start_at_nothing(self.stage2["encoder"].layers[-1], log_variance=LOG_VARIANCE)  # type: ignore[index]
+        start_at_nothing(self.stage2["decoder"].layers[-1])  # type: ignore[index]
 
     def loss(
         self, phase: Phase, prepared: Tensor, noise: torch.Generator, ramp: float
@@ -188,7 +241,7 @@ class TwoStageVAE(TrainableGenerator):
         with torch.no_grad():
             whitened = self._whitened(prepared)
         mean, log_variance = self.posterior(whitened)
-        rebuilt = self.stage2["decoder"](reparametrise(mean, log_variance, noise))
+        rebuilt = self._maps(reparametrise(mean, log_variance, noise))
         kl = gaussian_kl(mean, log_variance).sum()
         loss, terms = self.stage1.image_loss(
             prepared, self._render(rebuilt), kl, self.beta * ramp, shared_sigma=self.shared_sigma
@@ -223,4 +276,5 @@ class TwoStageVAE(TrainableGenerator):
             "first_beta": self.stage1.beta,
             "beta": self.beta,
             "shared_sigma": self.shared_sigma,
+            **({"linear_start": True} if self.linear_start else {}),
         }
