@@ -230,8 +230,8 @@ class TwoStageVAE(TrainableGenerator):
         second_moment.diagonal().add_(RIDGE)
         self.write.copy_(cross.T)
         self.read.copy_(torch.linalg.solve(second_moment.double(), cross.double()).T)
-        start_at_nothing(self.stage2["encoder"].layers[-1], log_variance=LOG_VARIANCE)  # type: ignore[index]
-        start_at_nothing(self.stage2["decoder"].layers[-1])  # type: ignore[index]
+        start_at_nothing(self.stage2["encoder"].layers[-1], log_variance=LOG_VARIANCE)  # type: ignore[index, arg-type]
+        start_at_nothing(self.stage2["decoder"].layers[-1])  # type: ignore[index, arg-type]
 
     def loss(
         self, phase: Phase, prepared: Tensor, noise: torch.Generator, ramp: float
