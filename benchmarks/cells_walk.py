@@ -15,9 +15,8 @@ from typing import Any
 
 import record
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
-from torch.nn import functional
+from zoo_walk import reconstruction, share, walked
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "cells"))
 from train import CHANNELS, SIZE, fit_phases, phases, read_cells
@@ -25,8 +24,6 @@ from train import CHANNELS, SIZE, fit_phases, phases, read_cells
 from explainer import load_classifier, load_generator
 from explainer.classifier import Classifier
 from explainer.generators.base import Generator
-from explainer.metrics import r2, ssim, wilson_interval
-from explainer.walks import GradientWalk, Scene
 from explainer.walks.base import TOLERANCE, require_levels
 
 LEVELS = require_levels([0.05, 0.1, 0.5, 0.9, 0.95])
@@ -37,32 +34,9 @@ PERMUTATIONS = 4
 PERMUTED_STEPS = 200
 
 
-def share(hits: Tensor) -> dict[str, float | int]:
-    """A rate with its Wilson interval."""
-    interval = wilson_interval(int(hits.sum()), len(hits))
-    return {"rate": interval.estimate, "low": interval.low, "high": interval.high, "n": len(hits)}
-
-
 def summed_pi(images: Tensor) -> Tensor:
     """The summed PI signal of images ``(..., C, H, W)``, in units of the instrument."""
     return images[..., PI, :, :].double().sum(dim=(-2, -1)) * FULL
-
-
-@torch.no_grad()
-def walked(
-    generator: Generator, classifier: Classifier, images: Tensor, levels: Tensor, strength: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Delivered frames ``(N, L, C, H, W)`` and the levels ``(N, L)`` they achieve."""
-    classifier.check(images[:4])
-    with classifier.frozen():
-        target = classifier.target(None, images)
-        scene = Scene(generator, classifier, target, images, strength=strength)
-        latents = GradientWalk()(scene, levels).latents
-        rows = torch.arange(len(images)).repeat_interleave(len(levels))
-        parts = zip(latents.flatten(0, 1).split(256), rows.split(256), strict=True)
-        frames = torch.cat([scene.deliver(z, row) for z, row in parts])
-        achieved = classifier.level(frames, target)
-    return frames.unflatten(0, latents.shape[:2]), achieved.unflatten(0, latents.shape[:2])
 
 
 def known_truth(generator: Generator, images: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -139,40 +113,6 @@ def permuted(
     return {"PI rises, mean over permutations": float(pooled), "PI rises, each": rates, **seeds}
 
 
-@torch.no_grad()
-def reconstruction(generator: Generator, training: Tensor, images: Tensor) -> dict[str, Any]:
-    """Both stages per channel in the generator's units, beside what needs no generator."""
-    truth, learnt = generator.normalise(images), generator.normalise(training)
-    pca = PCA(generator.latent_dim, svd_solver="randomized", random_state=0)
-    pca.fit(learnt.flatten(1).numpy())
-    linear = pca.inverse_transform(pca.transform(truth.flatten(1).numpy()))
-    taps = torch.exp(-torch.arange(-4, 5).float().square() / 2)
-    kernel = (taps[:, None] * taps / taps.sum() ** 2).expand(len(CHANNELS), 1, 9, 9)
-    blurred = functional.conv2d(functional.pad(truth, (4, 4, 4, 4), mode="replicate"), kernel, groups=3)
-    rebuilt = {
-        "stage 1": generator.stage_reconstructions(images)["stage 1"],
-        "bare": generator.normalise(generator.bare(images)),
-        f"PCA with {generator.latent_dim} components": torch.from_numpy(linear).view_as(truth).float(),
-        "mean image": learnt.mean(dim=0, keepdim=True).expand_as(truth),
-        "blur of one pixel": blurred,
-    }
-    return {
-        name: {
-            **{
-                f"R2 {channel}": value
-                for channel, value in zip(CHANNELS, r2(each, truth).tolist(), strict=True)
-            },
-            **{
-                f"SSIM {channel}": value
-                for channel, value in zip(
-                    CHANNELS, ssim(each.clamp(0, 1), truth.clamp(0, 1)).mean(dim=0).tolist(), strict=True
-                )
-            },
-        }
-        for name, each in rebuilt.items()
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="cells.npz")
@@ -194,7 +134,7 @@ def main() -> None:
     }  # fmt: skip
     result["walk"] = known_truth(generator, images, labels)
     print(result["walk"], flush=True)
-    result["reconstruction"] = reconstruction(generator, training, everything)
+    result["reconstruction"] = reconstruction(generator, training, everything, CHANNELS)
     print(result["reconstruction"], flush=True)
     result["permuted labels"] = permuted(generator, phases(training, training_rows), validation, images[::3])
     print(result["permuted labels"], flush=True)
