@@ -6,7 +6,7 @@
 The zip holds ``images/*.jpeg`` (128x128 grey) and ``labels.csv`` with the columns ``file``, ``label``
 (NORMAL or PNEUMONIA), ``patient`` and ``split`` (train/val/test, by patient). Images are shrunk to 64x64,
 antialiased. Each run writes ``<name>.safetensors`` in half precision and its entry of ``card.json``. The
-generator takes about a quarter of an hour on one core and can be interrupted: started again with the same
+generator takes minutes on one core and can be interrupted: started again with the same
 ``--checkpoints`` it continues.
 """
 
