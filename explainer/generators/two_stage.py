@@ -61,6 +61,10 @@ class TwoStageVAE(TrainableGenerator):
         first_share: Share of the training budget that goes to stage 1.
         tau: Width of the gate of the carried pixel residual, in normalised intensity.
         latent_tau: Width of the gate of the carried stage-1 latents, in their standard deviations.
+        first_beta: Weight of the KL term of stage 1. Stage 2 knows its latents whatever their prior, so a
+            smaller one only makes it more faithful.
+        beta: Weight of the KL term of stage 2; 1 is the evidence bound.
+        shared_sigma: One standard deviation for all channels in stage 2 instead of one for each.
         linear: Begin both stages at principal components, of patches and of the stage-1 latents (see
             :mod:`explainer.generators.linear`).
         sampler: Fit a second VAE to the compact codes, so that samples look like images.
@@ -94,6 +98,9 @@ class TwoStageVAE(TrainableGenerator):
         first_share: float = 0.5,
         tau: float = 0.05,
         latent_tau: float = 1.0,
+        first_beta: float = 1.0,
+        beta: float = 1.0,
+        shared_sigma: bool = False,
         linear: bool = True,
         sampler: bool = False,
         seed: int = 0,
@@ -102,6 +109,11 @@ class TwoStageVAE(TrainableGenerator):
             raise OptionError(
                 "first_share, latent_tau", "must lie in (0, 1), and be positive",
                 received=(first_share, latent_tau), remedy="Try first_share=.5, latent_tau=1.",
+            )  # fmt: skip
+        if not (first_beta > 0 and beta > 0):
+            raise OptionError(
+                "first_beta, beta", "must be positive", received=(first_beta, beta),
+                remedy="1 is the evidence bound; smaller is more faithful.",
             )  # fmt: skip
         if not 0 <= mmd < float("inf"):
             raise OptionError("mmd", "must not be negative", received=mmd, remedy="0 leaves the term out.")
@@ -119,10 +131,11 @@ class TwoStageVAE(TrainableGenerator):
         )
         self.gamma = float(gamma[0]), float(gamma[1])
         self.bound, self.queue, self.mmd = bound, int(queue), float(mmd)
+        self.beta, self.shared_sigma = float(beta), bool(shared_sigma)
         first: VAEOptions = {
             "widths": widths, "encoder_blocks": encoder_blocks, "decoder_blocks": decoder_blocks,
             "laplacian": laplacian, "l1": l1, "features": features, "tau": tau, "linear": linear,
-            "seed": seed,
+            "beta": first_beta, "seed": seed,
         }  # fmt: skip
         if gamma[0]:
             self.stage1: VAE = InfoMaxVAE(
@@ -244,7 +257,9 @@ class TwoStageVAE(TrainableGenerator):
         z = reparametrise(mean, log_variance, noise)
         rebuilt = self._expanded(z)
         kl = gaussian_kl(mean, log_variance)
-        loss, terms = self.stage1.image_loss(prepared, self._render(rebuilt), kl.sum(), ramp)
+        loss, terms = self.stage1.image_loss(
+            prepared, self._render(rebuilt), kl.sum(), self.beta * ramp, shared_sigma=self.shared_sigma
+        )
         match = (whitened - rebuilt).square().mean()
         loss, terms = loss + self.latent_match * match, {**terms, **kl_terms(kl), "latent_mse": match}
         if self.mmd:
@@ -286,5 +301,8 @@ class TwoStageVAE(TrainableGenerator):
             "latent_match": self.latent_match,
             "first_share": self.first_share,
             "latent_tau": self.latent_tau,
+            "first_beta": self.stage1.beta,
+            "beta": self.beta,
+            "shared_sigma": self.shared_sigma,
             "linear": self.linear,
         }

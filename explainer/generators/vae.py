@@ -203,11 +203,24 @@ class VAE(TrainableGenerator):
         return loss, terms, z
 
     def image_loss(
-        self, prepared: Tensor, reconstruction: Tensor, kl: Tensor, beta: float
+        self,
+        prepared: Tensor,
+        reconstruction: Tensor,
+        kl: Tensor,
+        beta: float,
+        *,
+        shared_sigma: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss per pixel value from its parts; the terms are in the units their names say."""
+        """Loss per pixel value from its parts; the terms are in the units their names say.
+
+        With ``shared_sigma`` all channels have one standard deviation: their errors weigh the same, instead
+        of each channel's as much as it is small.
+        """
         values = prepared[0].numel()
-        nats, mse = sigma_reconstruction(prepared, reconstruction)
+        pair = (prepared, reconstruction)
+        if shared_sigma:
+            pair = (prepared.flatten(1, 2)[:, None], reconstruction.flatten(1, 2)[:, None])
+        nats, mse = sigma_reconstruction(*pair)
         loss = nats + beta * kl
         terms = {"reconstruction_nats": nats, "kl_nats": kl, "mse": mse.mean()}
         if len(mse) > 1:
