@@ -22,7 +22,8 @@ imports only from entries before it in this list::
     convnet.py      the small classifiers trained here: networks, training
     generators/     base.py networks.py objectives.py health.py loop.py training.py vae.py infomax.py
     generators/     two_stage.py mixture.py adapters.py cards.py zoo.py
-    walks/          base.py gradient.py
+    walks/          scene.py placing.py base.py stepping.py gradient.py linear.py evolution.py head.py
+    walks/          conditional.py diverse.py
     checks/         base.py walked.py ends.py soundness.py consistency.py compatibility.py walk_back.py
     checks/         embedding.py identity.py realism.py robustness.py surrogate.py nulls.py verdict.py
     checks/         suite.py

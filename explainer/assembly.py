@@ -225,7 +225,15 @@ def _assumptions(scene: Scene, detail: float) -> tuple[str, ...]:
         f"The generator ({scene.generator.kind}, {channels} channels, {size}) sees {seen}.{resized}",
         f"Carried detail: {detail:.0%} of what the code does not hold of this image is added to every frame, "
         "less where the walk changes it.",
+        *_of_the_mask(scene),
     )
+
+
+def _of_the_mask(scene: Scene) -> tuple[str, ...]:
+    if scene.allowed is None:
+        return ()
+    share = float((scene.allowed > 0).float().mean())
+    return (f"Only {share:.0%} of the pixels were allowed to change; levels are of the masked frames.",)
 
 
 def _of_the_score(target: Target) -> str:

@@ -18,7 +18,8 @@ ORDER = """
     generators.base generators.networks generators.objectives generators.health generators.loop
     generators.training generators.vae generators.infomax generators.two_stage generators.mixture
     generators.guidance generators.adapters generators.cards generators.zoo
-    walks.base walks.gradient walks.linear walks.evolution walks.conditional
+    walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear walks.evolution
+    walks.head walks.conditional walks.diverse
     checks.base checks.walked checks.ends checks.soundness checks.consistency checks.compatibility
     checks.walk_back checks.embedding checks.identity checks.realism checks.robustness checks.surrogate
     checks.nulls checks.verdict checks.suite

@@ -24,7 +24,7 @@ from explainer.checks.walked import Walked
 from explainer.errors import OptionError
 from explainer.generators.base import Generator
 from explainer.metrics import cluster_bootstrap
-from explainer.walks.base import Scene
+from explainer.walks.scene import Scene
 
 __all__ = ["detail_swap", "jpeg", "noisy", "shifted", "stability"]
 
