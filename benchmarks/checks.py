@@ -20,9 +20,8 @@ import record
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "models" / "faces"))
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "faces"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from checked import broken_setups, failed, sound_setups, verdicts_of, walked_of
 from train import read_faces
 

@@ -29,13 +29,14 @@ def walked_of(
     levels: Sequence[float] = LEVELS,
     thresholds: Thresholds | None = None,
     target: int | None = None,
+    allow: Tensor | None = None,
 ) -> list[Walked]:
     """Walk images as ``explain`` does, and lay down what checks may look at."""
     wrapped = classifier if isinstance(classifier, Classifier) else Classifier(classifier)
     wrapped.check(images)
     chosen = wrapped.target(target, images)
     asked = require_levels(levels, chosen)
-    scene = Scene(generator.eval(), wrapped, chosen, images)
+    scene = Scene(generator.eval(), wrapped, chosen, images, allow=allow)
     result = GradientWalk()(scene, asked)
     originals, bares = _pictures(scene, images), _pictures(scene, generator.bare(scene.small))
     walked = []

@@ -1,9 +1,11 @@
 """What is broken must not be trusted, for the right reason; what is sound must not be distrusted."""
 
+import json
+
 import pytest
 import torch
 from checked import broken_setups, failed, smooth_sprites, sound_setups, verdicts_of, walked_of
-from toys import LinearGenerator, toy_images
+from toys import LinearGenerator, LogisticClassifier, toy_images
 
 from explainer.checks import Check, Thresholds, decide
 from explainer.checks.suite import run_checks
@@ -101,6 +103,26 @@ def test_thresholds_that_make_no_sense(options, message):
 
 def test_no_walks_no_checks():
     assert run_checks([]) == []
+
+
+def test_a_classifier_that_is_not_finite_somewhere_is_distrusted_not_an_error():
+    generator = LinearGenerator()
+
+    class Breaking(LogisticClassifier):
+        def forward(self, images):
+            grain = (images[..., 1:] - images[..., :-1]).square().mean(dim=(1, 2, 3))
+            score = super().forward(images)
+            return torch.where(grain > limit, torch.nan, score)
+
+    images = toy_images(1)
+    limit = 10.0
+    walked = walked_of(generator, Breaking(generator), images)
+    ends = torch.stack([walked[0].frames[0], walked[0].frames[-1]])
+    limit = float((ends[..., 1:] - ends[..., :-1]).square().mean(dim=(1, 2, 3)).max()) * 1.001
+    ((verdict, checks),) = verdicts_of(walked)
+    assert verdict.status == "distrust"
+    assert checks["stability"].status == "fail"
+    json.dumps([dict(check.values) for check in checks.values()], allow_nan=False)
 
 
 def test_the_same_seed_finds_the_same_and_batched_equals_alone():

@@ -157,6 +157,18 @@ class TestWalkBack:
             assert check.status == "limit"
             assert "could not be walked back" in check.sentence
 
+    def test_what_may_not_change_stays_on_the_way_back(self, generator, classifier):
+        allow = torch.ones(16, 16)
+        allow[:8] = 0
+        walked = walked_of(generator, classifier, toy_images(2, seed=4), levels=[0.2, 0.8], allow=allow)
+        far = Ends.of(walked).far()
+        arrived = scene_of_ends(far)
+        codes, _ = walk_to_scores(arrived, far.start)
+        with torch.no_grad():
+            back = arrived.deliver(codes, torch.arange(2))
+        assert torch.equal(back[..., :8, :], far.images[..., :8, :])
+        assert not torch.equal(back[..., 8:, :], far.frames[..., 8:, :])
+
     def test_without_a_gradient_it_is_not_measured(self, generator, classifier):
         walked = walked_of(generator, classifier, toy_images(1))
         ends = Ends.of(walked)

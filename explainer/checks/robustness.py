@@ -24,7 +24,7 @@ from explainer.checks.walked import Walked
 from explainer.errors import OptionError
 from explainer.generators.base import Generator
 from explainer.metrics import cluster_bootstrap
-from explainer.walks.base import Scene
+from explainer.walks.scene import Scene
 
 __all__ = ["detail_swap", "jpeg", "noisy", "shifted", "stability"]
 
@@ -91,7 +91,8 @@ def stability(walked: Sequence[Walked], ends: Ends, thresholds: Thresholds, *, s
         "JPEG": (compressed - ends.scores).abs(),
         "shift": (moved - moved_start - move).abs(),
     }
-    kept = {name: 1 - each / scale for name, each in change.items()}
+    # A score that is not finite keeps nothing.
+    kept = {name: (1 - each / scale).nan_to_num(0.0, 0.0, 0.0) for name, each in change.items()}
     # On an image of fine grain a shift is no small change, and its score may change with it.
     units = generator.normalise(ends.images)
     grain = (generator.normalise(moved_images) - units).square().mean(dim=(1, 2, 3))

@@ -18,7 +18,7 @@ from torch import Tensor
 from explainer.checks.base import Check, Thresholds, status_above
 from explainer.checks.ends import Ends
 from explainer.checks.walked import Walked
-from explainer.walks.base import Scene
+from explainer.walks.scene import Scene
 
 __all__ = ["scene_of_ends", "walk_back", "walk_to_scores"]
 
@@ -39,6 +39,7 @@ def scene_of_ends(far: Ends) -> Scene:
         far.frames,
         strength=scene.detail.strength,
         batch_size=scene.batch_size,
+        allow=None if scene.allowed is None else scene.allowed[far.rows],
     )
 
 
