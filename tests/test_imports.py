@@ -26,7 +26,7 @@ ORDER = """
     checks.walk_back checks.embedding checks.identity checks.realism checks.robustness checks.surrogate
     checks.nulls checks.verdict checks.suite
     saliency.base saliency.difference saliency.score_module saliency.attribution saliency.methods
-    saliency.sanity replacement saliency.truth
+    saliency.sanity saliency.truth
     report.output report.panels report.strip report.charts report.figures report.training_figures
     report.page report.sheet report.fidelity_chart report.fidelity_figures
     fillers mutual_information pixel_order replacement_curves paired_comparison fidelity_result replacement
