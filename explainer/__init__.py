@@ -19,8 +19,9 @@ imports only from entries before it in this list::
     misuse.py       wrong use of a classifier, found by looking at its outputs
     classifier.py   Classifier
     convnet.py      the small classifiers trained here: networks, training
-    generators/     base.py networks.py linear.py objectives.py sampler.py health.py loop.py training.py
-    generators/     vae.py infomax.py two_stage.py clustering.py mixture.py adapters.py cards.py zoo.py
+    generators/     base.py networks.py linear.py objectives.py sampler.py feed.py perception.py
+    generators/     sample_quality.py health.py loop.py training.py vae.py infomax.py two_stage.py
+    generators/     clustering.py mixture.py adapters.py cards.py zoo.py
     walks/          base.py gradient.py
     checks/         base.py consistency.py compatibility.py verdict.py
     saliency/       base.py difference.py

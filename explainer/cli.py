@@ -158,14 +158,18 @@ def train(
     ] = None,
     kind: Annotated[str, typer.Option(help="vae, infomax, two-stage or mixture.")] = "two-stage",
     size: Annotated[
-        int, typer.Option(help="Height and width in pixels; images are cut to their central square.")
+        int, typer.Option(help="Height and width in pixels; images are cut to their central part.")
     ] = 64,
+    width: Annotated[int | None, typer.Option(help="Width in pixels, where images are not square.")] = None,
     latent_dim: Annotated[
         int | None, typer.Option(help="Dimensions of the code. By default 64, of a mixture 10.")
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
     minutes: Annotated[float, typer.Option(help="Upper bound on the time of training.")] = 30.0,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror half of the images.")] = False,
+    sampler: Annotated[
+        bool, typer.Option("--sampler", help="Fit a second VAE to the codes: samples then look like images.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a run that was stopped, with its settings.")
     ] = False,
@@ -182,6 +186,7 @@ def train(
         options = {
             "data": None if data is None else str(data), "kind": kind, "size": size, "seed": seed,
             "latent_dim": latent_dim, "steps": steps, "minutes": minutes, "flip": flip,
+            "width": width, "sampler": sampler,
         }  # fmt: skip
         given = {name: value for name, value in options.items() if _was_given(context, name)}
         settings = prepare(out, given, resume=resume)
@@ -211,6 +216,9 @@ def health(
     model: Annotated[str, typer.Argument(help="A model folder, or the name of a generator of the zoo.")],
     data: Annotated[Path, typer.Option(help="Images it was not trained on, as for train.")],
     most: Annotated[int, typer.Option(min=2, help="Images to measure at most, evenly spread.")] = 2_000,
+    labels: Annotated[
+        str | None, typer.Option(help="Column of a .csv with a class for each image, for a linear probe.")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -223,13 +231,15 @@ def health(
 
         generator = load_generator(model)
         images = read_image_set(data, generator.shape[1:])
-        images = images[:: -(-len(images) // most)]
+        stride = -(-len(images) // most)
+        classes = None if labels is None else _column_of(data, labels)[::stride]
+        images = images[::stride]
         if images.shape[1] != generator.shape[0]:
             raise OptionError(
                 "data", f"must have the {generator.shape[0]} channels of the generator",
                 received=images.shape[1], remedy="Pass images like those it was trained on.",
             )  # fmt: skip
-        found = generator.health(as_unit_interval(images))
+        found = generator.health(as_unit_interval(images), classes)
         if as_json:
             _print_json(health_as_dict(found))
         else:
@@ -308,18 +318,27 @@ def _was_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
+def _column_of(table: Path, name: str) -> list[str]:
+    """A column of the table of images."""
+    import pandas as pd
+
+    rows = pd.read_csv(table, dtype=str) if table.suffix.lower() == ".csv" else pd.DataFrame()
+    if name not in rows.columns:
+        raise OptionError(
+            "labels", "is no column of the table of images", received=name,
+            remedy=f"Choose one of: {', '.join(map(str, rows.columns))}." if len(rows.columns)
+            else "Pass --data with a .csv that has this column.",
+        )  # fmt: skip
+    return rows[name].fillna("").tolist()
+
+
 def _print_health(health: "Health", channel_names: Sequence[str]) -> None:
     table = Table("reconstruction", "channel", "mse", "r2", "ssim")
-    whole = {"mse": health.mse, "r2": health.r2, "ssim": health.ssim}
-    for stage, measured in {**health.stages, "bare": whole}.items():
-        for channel, values in enumerate(zip(*(measured[key] for key in whole), strict=True)):
-            name = channel_names[channel] if channel_names else str(channel)
-            table.add_row(stage, escape(name), *(f"{value:.4g}" for value in values))
+    for stage, channel, *values in health.rows(channel_names):
+        table.add_row(stage, escape(channel), *(f"{value:.4g}" for value in values))
     Console().print(table)
-    if health.kl:
-        used = sum(value > 0.01 for value in health.kl)
-        said = f"The code holds {sum(health.kl):.1f} nats in {used} of {len(health.kl)} dimensions."
-        Console().print(said, highlight=False, soft_wrap=True)
+    for fact in health.facts():
+        Console().print(escape(fact), highlight=False, soft_wrap=True)
     colour = _COLOURS[health.status]
     sentence = f"[bold {colour}]{health.status.capitalize()}[/] {escape(health.sentence)}"
     Console().print(f"{sentence} ({health.images} images)", soft_wrap=True, highlight=False)

@@ -28,6 +28,7 @@ from explainer.report.training_figures import (
     history_figure,
     kl_figure,
     reconstruction_figure,
+    sample_figure,
     training_page,
 )
 from explainer.storage import read_json, write_json
@@ -45,12 +46,14 @@ class Settings:
     Attributes:
         data: Set of images, see :func:`explainer.image_sets.read_image_set`.
         kind: Of the generator: vae, infomax, two-stage or mixture.
-        size: Height and width of the images in pixels.
+        size: Height of the images in pixels, and width unless one is given.
+        width: Width in pixels.
         latent_dim: Dimensions of the code; None for the default of the kind.
         steps: Optimiser steps.
         minutes: Upper bound on the time; may be another one when the run is continued.
         seed: Of weights, batches and the split.
         flip: Mirror half of the images.
+        sampler: Fit a second VAE to the codes, so that samples look like images.
     """
 
     data: str
@@ -61,6 +64,13 @@ class Settings:
     minutes: float = 30.0
     seed: int = 0
     flip: bool = False
+    width: int | None = None
+    sampler: bool = False
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.size, self.size if self.width is None else self.width
 
 
 @dataclass(frozen=True)
@@ -143,10 +153,11 @@ def prepare(out: Path, given: Mapping[str, Any], *, resume: bool) -> Settings:
             "steps, minutes", "must be positive", received=(settings.steps, settings.minutes),
             remedy="Pass for example --steps 20000 --minutes 30.",
         )  # fmt: skip
-    if settings.size < 16:
+    if min(settings.pixels) < 16:
         raise OptionError(
-            "size", "must be at least 16", received=settings.size, remedy="Pass for example --size 64."
-        )
+            "size, width", "must be at least 16", received=settings.pixels,
+            remedy="Pass for example --size 64.",
+        )  # fmt: skip
     return settings
 
 
@@ -164,9 +175,10 @@ def train(settings: Settings, out: Path, *, progress: bool) -> TrainingResult:
     """
     began = time.monotonic()
     out = out.resolve()
-    images = read_image_set(settings.data, (settings.size, settings.size))
-    shape = (images.shape[1], settings.size, settings.size)
-    options: dict[str, Any] = {} if settings.latent_dim is None else {"latent_dim": settings.latent_dim}
+    images = read_image_set(settings.data, settings.pixels)
+    shape = (images.shape[1], *settings.pixels)
+    options: dict[str, Any] = {"sampler": settings.sampler}
+    options |= {} if settings.latent_dim is None else {"latent_dim": settings.latent_dim}
     generator = KINDS[settings.kind](shape, **options, seed=settings.seed)  # type: ignore[call-arg]
     held_out, training = _split(images, settings.seed)
     folder = checkpoints_of(out)
@@ -174,7 +186,7 @@ def train(settings: Settings, out: Path, *, progress: bool) -> TrainingResult:
     try:
         generator.fit(
             training, steps=settings.steps, minutes=settings.minutes, seed=settings.seed,
-            flip=settings.flip, held_out=held_out, checkpoints=folder, progress=progress,
+            flip=settings.flip, held_out=held_out, resume_from=folder, progress=progress,
         )  # fmt: skip
     except ExplainerError:
         if not any(folder.glob("*.ckpt")):  # nothing was trained: the next attempt is not a continuation
@@ -241,20 +253,23 @@ def _page(
     generator: TrainableGenerator, health: Health, images: Tensor, settings: Settings, name: str
 ) -> str:
     """The page of figures; errors are in the generator's normalised units, as in the health."""
-    originals = generator.normalise(images[:DRAWN])
-    stages = {
-        **generator.stage_reconstructions(images[:DRAWN]),
-        "bare": generator.normalise(generator.bare(images[:DRAWN])),
-    }
+    names = generator.channel_names
+    originals = generator.normalise(images)
+    stages = {**generator.stage_reconstructions(images), "bare": generator.normalise(generator.bare(images))}
     rebuilt = {stage: values.cpu().numpy() for stage, values in stages.items()}
-    figures = {"Terms of the loss": history_figure(generator.history)}
+    figures = {"What the loss is made of": history_figure(generator.history, channel_names=names)}
     if health.kl:
         figures["Information in the code"] = kl_figure(health.kl)
     heading = "Held-out images and their reconstructions"
-    figures[heading] = reconstruction_figure(originals.cpu().numpy(), rebuilt)
+    figures[heading] = reconstruction_figure(
+        originals.cpu().numpy(), rebuilt, channel_names=names, most=DRAWN
+    )
+    samples = generator.normalise(generator.sample(DRAWN)).cpu().numpy()
+    figures["Samples of the prior"] = sample_figure(samples, channel_names=names)
     said = ", ".join(f"{key} {value}" for key, value in asdict(settings).items() if key != "data")
     sentences = [
         f"{health.status.capitalize()}. {health.sentence}",
+        *health.facts(),
         f"Measured on {health.images} images that were not trained on. Settings: {said}.",
     ]
     return training_page(f"Training of {name}", sentences, figures)

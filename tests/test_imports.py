@@ -16,9 +16,9 @@ ORDER = """
     errors storage image_files image image_sets drawing synthetic metrics
     frozen preprocessing target misuse classifier convnet
     generators.base generators.networks generators.linear generators.objectives generators.sampler
-    generators.health generators.loop generators.training generators.vae generators.infomax
-    generators.two_stage generators.clustering generators.mixture generators.guidance generators.adapters
-    generators.cards generators.zoo
+    generators.feed generators.perception generators.sample_quality generators.health generators.loop
+    generators.training generators.vae generators.infomax generators.two_stage generators.clustering
+    generators.mixture generators.guidance generators.adapters generators.cards generators.zoo
     walks.base walks.gradient walks.linear walks.evolution walks.conditional
     checks.base checks.consistency checks.compatibility checks.identity checks.realism checks.robustness
     checks.nulls checks.verdict

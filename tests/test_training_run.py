@@ -77,13 +77,38 @@ def test_train_and_health_end_to_end(folder: Path, tmp_path: Path, capsys: pytes
     assert "out: is a model already" in capsys.readouterr().err
 
 
+def test_rectangular_images_a_sampler_and_a_linear_probe(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "wide"
+    words = ("--size", "16", "--width", "20", "--kind", "vae", "--latent-dim", "3", "--steps", "5")
+    assert ends_with("train", "--data", folder, "--out", out, *words, "--sampler", "--json") in (0, 1)
+    capsys.readouterr()
+    generator = load_generator(out)
+    assert generator.shape == (1, 16, 20)
+    assert generator.sampler is not None
+    table = tmp_path / "set.csv"
+    rows = {
+        "path": [folder / f"{number}.png" for number in range(100)],
+        "side": ["left"] * 50 + ["right"] * 50,
+    }
+    pd.DataFrame(rows).to_csv(table, index=False)
+    ends_with("health", out, "--data", table, "--labels", "side", "--most", "50", "--json")
+    probe = json.loads(capsys.readouterr().out)["probe"]
+    assert 0 <= probe["accuracy"]["low"] <= probe["accuracy"]["high"] <= 1
+    ends_with("health", out, "--data", table, "--labels", "side")
+    assert "A linear classifier reads the labels" in capsys.readouterr().out
+    assert ends_with("health", out, "--data", table, "--labels", "age") == 2
+    assert "labels: is no column of the table of images" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("status", "code"), [("healthy", 0), ("weak", 0), ("collapsed", 1)])
 def test_health_ends_with_1_if_collapsed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, status: str, code: int
 ) -> None:
     VAE((1, 16, 16), 4, widths=(8,), encoder_blocks=(0,), decoder_blocks=(0,)).save(tmp_path / "m")
     found = Health(5, (0.1,), (float("nan"),), (0.2,), (), {}, status, "A [bold] verdict.")
-    monkeypatch.setattr(VAE, "health", lambda self, images: found)
+    monkeypatch.setattr(VAE, "health", lambda self, images, labels: found)
     assert ends_with("health", tmp_path / "m", "--data", folder) == code
     assert f"{status.capitalize()} A [bold] verdict. (5 images)" in capsys.readouterr().out
     assert ends_with("health", tmp_path / "m", "--data", folder, "--json") == code
@@ -97,6 +122,7 @@ def test_health_as_dict_is_json() -> None:
     assert health_as_dict(health) == {
         "images": 5, "mse": [0.1], "r2": [None], "ssim": [0.2], "kl": [],
         "stages": {"stage 1": {"mse": [0.3]}}, "status": "weak", "sentence": "It is weak.",
+        "active": None, "information": None, "samples": None, "probe": None,
     }  # fmt: skip
 
 
@@ -142,7 +168,7 @@ def test_a_run_that_is_stopped_continues_to_the_same_model(
     assert ends_with(*words, "--out", out) == 2
     assert "out: has the checkpoints of an unfinished run" in capsys.readouterr().err
     assert ends_with("train", "--out", out, "--resume", "--steps", "100") == 2
-    assert "checkpoints: are those of a run with other steps" in capsys.readouterr().err
+    assert "resume_from: holds the checkpoints of a run with other steps" in capsys.readouterr().err
     assert ends_with("train", "--out", out, "--resume") in (0, 1)
     assert not checkpoints.exists()
     assert ends_with(*words, "--out", tmp_path / "whole") in (0, 1)
@@ -174,7 +200,7 @@ def test_ctrl_c_is_answered_at_the_end_of_the_step_with_a_checkpoint(
     monkeypatch.setattr(stopped, "loss", interrupted)
     try:
         with pytest.raises(KeyboardInterrupt):
-            stopped.fit(blobs(), steps=60, progress=False, checkpoints=tmp_path)
+            stopped.fit(blobs(), steps=60, progress=False, resume_from=tmp_path)
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, before)
@@ -183,7 +209,7 @@ def test_ctrl_c_is_answered_at_the_end_of_the_step_with_a_checkpoint(
     assert kept["global_step"] == 30
     assert 0 < kept["elapsed"] < 60
     assert sorted(os.listdir(tmp_path)) == ["run.json", "vae.ckpt"]
-    resumed = small().fit(blobs(), steps=60, progress=False, checkpoints=tmp_path)
+    resumed = small().fit(blobs(), steps=60, progress=False, resume_from=tmp_path)
     for name, value in whole.state_dict().items():
         assert_allclose(resumed.state_dict()[name], value, atol=1e-6, err_msg=name)
     assert resumed.history["step"].tolist() == [0, 25, 50]
@@ -233,7 +259,7 @@ class TestPrepare:
             ({"kind": "gan"}, "kind: is unknown .received gan.. Choose one of: vae, infomax, two-stage, mix"),
             ({"steps": 0}, "steps, minutes: must be positive"),
             ({"minutes": float("nan")}, "steps, minutes: must be positive"),
-            ({"size": 8}, "size: must be at least 16"),
+            ({"size": 8}, "size, width: must be at least 16"),
         ],
     )
     def test_impossible_settings_are_refused(self, tmp_path: Path, given: dict, message: str) -> None:

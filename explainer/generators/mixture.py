@@ -21,7 +21,7 @@ Training such a prior from scratch is known to fail in many ways; what is done a
 """
 
 import math
-from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,10 @@ from torch import Tensor, nn
 from explainer.errors import OptionError, TrainingError
 from explainer.generators.base import as_unit_interval, initialised
 from explainer.generators.clustering import Mixture, fit_mixture, maximised, mixture_log_densities, turned
+from explainer.generators.feed import Feed
+from explainer.generators.objectives import maximum_mean_discrepancy
 from explainer.generators.training import Phase
-from explainer.generators.vae import VAE, reparametrise
+from explainer.generators.vae import VAE, VAEOptions, reparametrise
 
 __all__ = ["GaussianMixtureVAE", "mixture_kl"]
 
@@ -71,15 +73,8 @@ class GaussianMixtureVAE(VAE):
         restarts: Fits of the mixture to the codes at the end of the warm-up.
         turns: Images that differ by a turn and a shear of up to this many radians share a component; 0 makes
             no such claim.
-        widths: Channels at each resolution, starting at half the image's.
-        encoder_blocks: Residual blocks of the encoder at each resolution.
-        decoder_blocks: Residual blocks of the decoder at each resolution.
-        beta: Weight of the divergence from the prior; 1 is the evidence bound.
-        laplacian: Weight of the Laplacian-pyramid term.
-        tau: Width of the gate of the carried detail.
-        linear: Begin at the principal components, as for :class:`VAE`.
-        sampler: Fit a second VAE to the codes, which then draws samples of the whole mixture.
-        seed: Of the initial weights.
+        options: As for :class:`VAE`: networks, weights of the terms, tau, sampler (which then draws samples
+            of the whole mixture), seed.
 
     Raises:
         OptionError: No components or restarts, a share outside (0, 1), or turns outside [0, 1].
@@ -102,20 +97,9 @@ class GaussianMixtureVAE(VAE):
         warm_up: float = 0.4,
         restarts: int = 20,
         turns: float = 0.25,
-        widths: Sequence[int] = (32, 64, 96),
-        encoder_blocks: Sequence[int] = (0, 1, 1),
-        decoder_blocks: Sequence[int] = (1, 1, 1),
-        beta: float = 1.0,
-        laplacian: float = 0.0,
-        tau: float = 0.03,
-        linear: bool = True,
-        sampler: bool = False,
-        seed: int = 0,
+        **options: Unpack[VAEOptions],
     ) -> None:
-        super().__init__(
-            shape, latent_dim, widths=widths, encoder_blocks=encoder_blocks, decoder_blocks=decoder_blocks,
-            beta=beta, laplacian=laplacian, tau=tau, linear=linear, sampler=sampler, seed=seed,
-        )  # fmt: skip
+        super().__init__(shape, latent_dim, **options)
         if components < 1 or restarts < 1:
             raise OptionError(
                 "components, restarts", "must be at least 1", received=(components, restarts),
@@ -132,7 +116,7 @@ class GaussianMixtureVAE(VAE):
         self.components, self.restarts, self.warm_up = int(components), int(restarts), float(warm_up)
         self.turns = float(turns)
         self.prior_logits = nn.Parameter(torch.zeros(components))
-        with initialised(seed):
+        with initialised(options.get("seed", 0)):
             self.prior_means = nn.Parameter(torch.randn(components, latent_dim) / PRIOR_RATE)
         self.prior_log_variances = nn.Parameter(torch.zeros(components, latent_dim))
         self.prior_mixing = nn.Parameter(torch.zeros(components, latent_dim, latent_dim))
@@ -207,7 +191,7 @@ class GaussianMixtureVAE(VAE):
     def phases(self) -> tuple[Phase, ...]:
         return Phase("warm-up", self.warm_up, self), Phase("mixture", 1 - self.warm_up, self)
 
-    def begin(self, phase: Phase, images: Tensor) -> None:
+    def begin(self, phase: Phase, images: Feed) -> None:
         """Fit the mixture to the codes once the warm-up is over.
 
         Raises:
@@ -222,10 +206,10 @@ class GaussianMixtureVAE(VAE):
             super().begin(phase, images)
         else:
             chosen = torch.randperm(len(images))[:START_IMAGES]  # seeded by fit, for each phase
-            self._fit_prior(*self._posteriors(images[chosen]))
+            self._fit_prior(*self._posteriors(images.part(chosen)))
 
     @torch.no_grad()
-    def _posteriors(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _posteriors(self, images: Feed) -> tuple[Tensor, Tensor]:
         """Means ``(T, N, D)`` of versions of N stored images, and log-variances ``(N, D)``."""
         self.eval()
         device, turn = self.intensity.device, self.turns
@@ -266,6 +250,14 @@ class GaussianMixtureVAE(VAE):
         used = self._count(log_densities.detach())
         # No ramp: codes that were let go for a tenth of the budget would leave the clusters just found.
         loss, terms = self.image_loss(prepared, self._decode(z), kl, self.beta)
+        if self.mmd:
+            with torch.no_grad():
+                mixture = self.prior()
+                weights = mixture.log_weights.exp()
+                chosen = torch.multinomial(weights, len(z), replacement=True, generator=noise)
+                prior = mixture.draw(chosen, torch.randn(z.shape, generator=noise, device=z.device))
+            terms["mmd"] = maximum_mean_discrepancy(z, prior)
+            loss = loss + self.mmd * terms["mmd"]
         return loss, {**terms, "components_used": used}
 
     def _with_versions(self, prepared: Tensor, noise: torch.Generator) -> Tensor:

@@ -48,7 +48,7 @@ class CodeSampler(nn.Module):
         width: Units of its hidden layers.
 
     >>> sampler = CodeSampler(3)  # not fitted: the standard normal
-    >>> sampler(torch.tensor([[-1.0, 0.0, 2.0]]))
+    >>> sampler(torch.tensor([[-1.0, 0.0, 2.0]])).detach()
     tensor([[-1.,  0.,  2.]])
     """
 

@@ -229,7 +229,7 @@ def train_generator(
         learning_rate=1.5e-3,
         flip=True,
         held_out=held_out,
-        checkpoints=checkpoints,
+        resume_from=checkpoints,
     )
     test = as_float(read_faces(data, "test")[0])
     training = {"images": len(images), "steps": steps, "seed": 0}
