@@ -30,7 +30,7 @@ from explainer.generators.training import store_intensity
 from explainer.metrics import r2
 
 LATENT_DIM = 10
-STEPS, TIMED_STEPS, ROUNDS = 240, 25, 5
+STEPS, TIMED_STEPS, ROUNDS = 150, 20, 5
 BATCH, RATE = 32, 1e-3
 
 
