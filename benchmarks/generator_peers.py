@@ -25,11 +25,12 @@ from generator_runs import Images, floats, read_mnist
 from torch import Tensor, nn
 
 from explainer.generators import VAE
+from explainer.generators.feed import feed
 from explainer.generators.training import store_intensity
 from explainer.metrics import r2
 
 LATENT_DIM = 10
-STEPS, TIMED_STEPS, ROUNDS = 240, 25, 5
+STEPS, TIMED_STEPS, ROUNDS = 150, 20, 5
 BATCH, RATE = 32, 1e-3
 
 
@@ -73,7 +74,7 @@ def theirs(images: Images, steps: int, seed: int) -> tuple[nn.Module, VAE, Timed
 
     timed = Timed()
     network = VAE(images.shape, LATENT_DIM, linear=False, seed=seed)
-    store_intensity(network, images.training, seed)
+    store_intensity(network, feed(images.training, "images", images.shape, BATCH), seed)
 
     class Encoder(BaseEncoder):
         def __init__(self) -> None:

@@ -39,12 +39,12 @@ KINDS: dict[str, type[TrainableGenerator]] = {
 }
 LATENT_DIM = {"MNIST": 10, "cells": 16}
 STEPS = {
-    "MNIST": {"VAE": 120, "InfoMaxVAE": 120, "TwoStageVAE": 200, "GaussianMixtureVAE": 600},
-    "cells": {"VAE": 120, "InfoMaxVAE": 120, "TwoStageVAE": 200, "GaussianMixtureVAE": 200},
+    "MNIST": {"VAE": 100, "InfoMaxVAE": 100, "TwoStageVAE": 200, "GaussianMixtureVAE": 400},
+    "cells": {"VAE": 100, "InfoMaxVAE": 100, "TwoStageVAE": 240, "GaussianMixtureVAE": 160},
 }
 SEEDS = {"MNIST": 10, "cells": 3}
 SAMPLED_SEEDS, OTHER_SEEDS = 3, 2
-LITERAL_STEPS = 120
+LITERAL_STEPS = 100
 CLASSIFIER_STEPS = 250
 MINUTES = 600  # steps decide
 

@@ -95,17 +95,17 @@ class LinearPath(nn.Module):
         assert self.decoder.bias is not None
         assert self.encoder.bias is not None
         self.decoder.weight[:, :rank, 0, 0] = (vectors * gain / weights[:, None]).to(self.decoder.weight)
-        self.decoder.bias.copy_(mean)
+        offset, bias = self.decoder.get_parameter("bias"), self.encoder.get_parameter("bias")
+        offset.copy_(mean)
         inverse = (vectors * gain / variances).T * weights
         self.encoder.weight[:rank, :, 0, 0] = inverse.to(self.encoder.weight)
-        self.encoder.bias[:rank] = -(inverse @ mean).to(self.encoder.bias)
-        self.encoder.bias[dimensions : dimensions + rank] = -variances.log().to(self.encoder.bias)
+        bias[:rank] = -(inverse @ mean).to(bias)
+        bias[dimensions : dimensions + rank] = -variances.log().to(bias)
 
 
 @torch.no_grad()
-def begin_small(*layers: nn.Linear | nn.Conv2d) -> None:
+def begin_small(*layers: nn.Module) -> None:
     """Scale the last layers of networks down, so that they begin as a small correction of a linear path."""
     for layer in layers:
-        layer.weight.mul_(0.1)
-        if layer.bias is not None:
-            layer.bias.zero_()
+        layer.get_parameter("weight").mul_(0.1)
+        layer.get_parameter("bias").zero_()

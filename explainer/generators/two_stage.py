@@ -158,8 +158,8 @@ class TwoStageVAE(TrainableGenerator):
         self.linear = bool(linear)
         if linear:
             self.stage2["linear"] = LinearPath(map_shape, latent_dim)  # type: ignore[arg-type]
-            ends = [self.stage2[part].layers[-1] for part in ("encoder", "decoder")]  # type: ignore[index]
-            begin_small(*ends)  # type: ignore[arg-type]
+            for part in ("encoder", "decoder"):
+                begin_small(self.stage2[part].get_submodule("layers")[-1])  # type: ignore[index]
         self.register_buffer("map_mean", torch.zeros(latent_channels, 1, 1))
         self.register_buffer("map_std", torch.ones(latent_channels, 1, 1))
         self.map_mean: Tensor

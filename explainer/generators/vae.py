@@ -153,8 +153,8 @@ class VAE(TrainableGenerator):
         if linear:
             patch = (multiple, multiple) if latent_channels else None
             self.linear = LinearPath(self.padded_shape, latent_channels or latent_dim, patch=patch)
-            into = self.to_code[-1] if latent_channels else self.to_code.layers[-1]  # type: ignore[index]
-            begin_small(into, self.decoder.layers[-2])  # type: ignore[arg-type]
+            into = [layer for layer in self.to_code.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+            begin_small(into[-1], self.decoder.layers[-2])
 
     def posterior(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance ``(N, D)`` of prepared images."""
@@ -255,6 +255,6 @@ class VAE(TrainableGenerator):
             "decoder_blocks": list(self.decoder_blocks),
             "beta": self.beta,
             "laplacian": self.laplacian,
-            **{name: value for name in ("l1", "features", "mmd") if (value := getattr(self, name))},
             "linear": self.linear is not None,
+            **{name: value for name in ("l1", "features", "mmd") if (value := getattr(self, name))},
         }
