@@ -10,6 +10,7 @@ imports only from entries before it in this list::
     image_files.py  image files decoded at their full depth; which axis is the channels
     image.py        path, PIL, array or tensor to image; folders and tables of images; ranges
     image_sets.py   folders, archives and tables of images at one size, kept in 8 or 16 bits
+    image_stream.py images one by one from anything that holds them
     drawing.py      factors of variation; sprites and cells drawn from a table of them
     synthetic.py    data with planted truth: sprites and cells
     metrics.py      MSE per channel, SSIM, R2, Frechet distance on given features, intervals
@@ -21,10 +22,12 @@ imports only from entries before it in this list::
     convnet.py      the small classifiers trained here: networks, training
     generators/     base.py networks.py objectives.py health.py loop.py training.py vae.py infomax.py
     generators/     two_stage.py mixture.py adapters.py cards.py zoo.py
-    walks/          base.py gradient.py
-    checks/         base.py consistency.py compatibility.py verdict.py
+    walks/          scene.py placing.py base.py stepping.py gradient.py linear.py evolution.py head.py
+    walks/          conditional.py diverse.py
+    checks/         base.py walked.py consistency.py compatibility.py verdict.py
     saliency/       base.py difference.py score_module.py attribution.py methods.py sanity.py truth.py
     report/         output.py panels.py strip.py charts.py figures.py training_figures.py page.py
+    report/         sheet.py
     report/         fidelity_chart.py fidelity_figures.py
     fillers.py      what takes the place of replaced pixels: noise, blur, mean, other images, a generator
     mutual_information.py of two lists of classes, with what chance adds taken off
@@ -34,7 +37,12 @@ imports only from entries before it in this list::
     fidelity_result.py Fidelity: curves, areas, differences, ranking
     replacement.py  fidelity(): which map is true to the classifier
     explanation.py  Explanation
-    pipeline.py     explain(): read top to bottom it is the data flow
+    result_folder.py explanations in a folder, in chunks; what became of an image that has none
+    explanations.py Explanations: the list, the table, the summary, the page
+    settings.py     the options of a call, checked before any work
+    assembly.py     from walked images to explanations: frames, levels, checks, maps
+    session.py      what one call holds on to: classifier, generator, targets, device
+    pipeline.py     explain(), explain_many(): read top to bottom it is the data flow
     training_run.py a training that can be killed at any moment and continued
     cli.py          the command `explainer`: parses, calls, prints
 
@@ -48,6 +56,7 @@ if TYPE_CHECKING:
     from explainer import errors
     from explainer.classifier import Classifier
     from explainer.explanation import Explanation
+    from explainer.explanations import Explanations, Outcome
     from explainer.fidelity_result import Fidelity
     from explainer.generators.adapters import Adapter, from_diffusers, from_pythae
     from explainer.generators.infomax import InfoMaxVAE
@@ -56,7 +65,7 @@ if TYPE_CHECKING:
     from explainer.generators.vae import VAE
     from explainer.generators.zoo import load_classifier, load_generator
     from explainer.image import as_image, as_images
-    from explainer.pipeline import explain
+    from explainer.pipeline import explain, explain_many
     from explainer.replacement import fidelity
     from explainer.target import Target
 
@@ -64,9 +73,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "explain",
+    "explain_many",
     "Explanation",
     "fidelity",
     "Fidelity",
+    "Explanations",
+    "Outcome",
     "Classifier",
     "Target",
     "VAE",
@@ -86,9 +98,12 @@ __all__ = [
 
 _HOMES = {
     "explain": "explainer.pipeline",
+    "explain_many": "explainer.pipeline",
     "Explanation": "explainer.explanation",
     "fidelity": "explainer.replacement",
     "Fidelity": "explainer.fidelity_result",
+    "Explanations": "explainer.explanations",
+    "Outcome": "explainer.explanations",
     "Classifier": "explainer.classifier",
     "Target": "explainer.target",
     "VAE": "explainer.generators.vae",

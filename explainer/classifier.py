@@ -1,24 +1,27 @@
-"""One way to ask any classifier: images in, log-odds of a target out.
+"""One way to ask any classifier: images in, the score of a target out.
 
-The score of a target is a log-odds (:mod:`explainer.target` has the table of what it is for each kind of
-classifier). Resizing and normalisation happen inside the graph, so a gradient of the score reaches the
-images at their own size. Everything is evaluated inside :meth:`Classifier.frozen`, which leaves the model
-as it was found.
+The score of a target is a log-odds, or a regression's value in units of its spread
+(:mod:`explainer.target` has the table of what it is for each kind of classifier). Resizing and normalisation
+happen inside the graph, so a gradient of the score reaches the images at their own size. Everything is
+evaluated inside :meth:`Classifier.frozen`, which leaves the model as it was found.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, get_args
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from explainer.errors import ClassifierError, ImageError, OptionError
 from explainer.frozen import frozen, modules_within
 from explainer.misuse import as_outputs, check_outputs
 from explainer.preprocessing import Preprocessing
-from explainer.target import Kind, Outputs, Target, TargetSpec, log_odds, resolve_target
+from explainer.target import Kind, Outputs, Target, TargetSpec, log_odds, quartiles_of, resolve_target
 
 __all__ = ["Classifier", "Target"]
 
@@ -40,6 +43,8 @@ class Classifier:
         channels: Channels the model takes: grey images are repeated, RGB images turned to luma for it.
         device: Where to evaluate; where the model's parameters are when omitted.
         batch_size: Images evaluated at a time where no gradient is wanted.
+        reference: For a regression: its values on reference images, (images,) or (images, outputs), or a
+            tuple (lower quartile, median, upper quartile). The interquartile range is the unit of a walk.
 
     Raises:
         OptionError: An option outside its range.
@@ -65,14 +70,18 @@ class Classifier:
         channels: int | None = None,
         device: str | torch.device | None = None,
         batch_size: int = 256,
+        reference: ArrayLike | Tensor | None = None,
     ) -> None:
         _check_options(model, kind, outputs, class_names, batch_size)
+        if reference is not None:
+            _check_reference(kind, reference)
         self._prepare = Preprocessing(size=size, mean=mean, std=std, channels=channels)
         self.model = model
         self.outputs: Outputs = outputs
         self.device = None if device is None else torch.device(device)
         self.batch_size = batch_size
         self._kind: Kind = kind
+        self._reference = reference
         self._given_names = None if class_names is None else tuple(class_names)
         self._count: int | None = None
         self._differentiable: bool | None = None
@@ -125,15 +134,14 @@ class Classifier:
             return self._evaluate(images)
 
     def score(self, images: Tensor, target: Target) -> Tensor:
-        """Log-odds of the target (batch,), differentiable in images (batch, channels, height, width)."""
+        """Score of the target (batch,), differentiable in images (batch, channels, height, width)."""
         raw = self.raw(images)
         return log_odds(raw, target, kind=self.kind, outputs=self.outputs)
 
     @torch.no_grad()
     def level(self, images: Tensor, target: Target) -> Tensor:
-        """Probability of the target (batch,), sigmoid of the score; for a regression the value."""
-        score = torch.cat([self.score(batch, target) for batch in self._batches(images)])
-        return score if self.kind == "regression" else score.sigmoid()
+        """Level of the target (batch,): its probability, the value of a regression, or the uncertainty."""
+        return target.to_level(torch.cat([self.score(batch, target) for batch in self._batches(images)]))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
@@ -161,18 +169,27 @@ class Classifier:
         index = int(self.predict(images))
         return self.class_names[index]
 
-    def target(self, spec: TargetSpec, images: Tensor | None = None) -> Target:
+    def target(
+        self,
+        spec: TargetSpec,
+        images: Tensor | None = None,
+        *,
+        reference: ArrayLike | Tensor | None = None,
+    ) -> Target:
         """Resolve what is asked for.
 
         Args:
             spec: Index or name of a class (against the rest of them); ``(a, b)`` for from a towards b; or
                 None: the positive class of a binary classifier, the only value of a regression, else the
-                class predicted for the images.
+                class predicted for the images; ``"uncertainty"`` for the entropy of the classes.
             images: Images (batch, channels, height, width) the answer is for. Not needed if the classes are
                 known already: an image was evaluated before, or the class names were given.
+            reference: For a regression whose own reference was not given: values as for the classifier, or
+                reference images (batch, channels, height, width), for instance samples of a generator.
 
         Raises:
             ClassifierError: No such class, or no images where they are needed.
+            OptionError: A reference that is none.
         """
         if images is not None and self._count is None:
             with torch.no_grad():
@@ -188,7 +205,14 @@ class Classifier:
                 )
             return self.predict(images).unique().tolist()
 
-        return resolve_target(spec, self.class_names, self.kind, predicted)
+        resolved = resolve_target(spec, self.class_names, self.kind, predicted)
+        known = self._reference if self._reference is not None else reference
+        if resolved.measure != "value" or known is None:
+            return resolved
+        if isinstance(known, Tensor) and known.ndim == 4:
+            with torch.no_grad():
+                known = torch.cat([self.raw(batch) for batch in self._batches(known)])
+        return replace(resolved, quartiles=quartiles_of(known, resolved.index))
 
     def check(self, images: Tensor) -> None:
         """Raise if the outputs cannot be explained as they are; find out whether there is a gradient.
@@ -400,6 +424,18 @@ def _check_options(
         raise OptionError(
             "batch_size", "must be at least 1", received=batch_size, remedy="Pass for instance 256."
         )
+
+
+def _check_reference(kind: str, reference: ArrayLike | Tensor) -> None:
+    if kind != "regression":
+        raise OptionError(
+            "reference",
+            "is for a regression only: a probability has its own unit",
+            received=f'kind="{kind}"',
+            remedy='Leave it out, or pass kind="regression".',
+        )
+    if np.ndim(reference) < 2:  # else the column depends on the target
+        quartiles_of(reference)
 
 
 def _type_name(value: object) -> str:

@@ -1,8 +1,8 @@
 """The command ``explainer``: parses, calls, prints.
 
-Exit codes: 0, done; 1, done, and the verdict is "do not trust" (of an explanation) or "collapsed" (of a
-generator); 2, wrong input, named on stderr with its remedy (``--debug`` adds the traceback); 3, a fault in
-this package; 130, stopped by Ctrl-C.
+Exit codes: 0, done; 1, done, and the verdict is "do not trust" (of an explanation; of several: of any of
+them, or one could not be explained) or "collapsed" (of a generator); 2, wrong input, named on stderr with
+its remedy (``--debug`` adds the traceback); 3, a fault in this package; 130, stopped by Ctrl-C.
 
 Results go to stdout, everything else to stderr. With ``--json`` stdout is one JSON object or list
 and nothing else. torch is imported inside the commands, so that ``explainer --help`` is quick.
@@ -100,7 +100,13 @@ def demo(
 
 @app.command("explain")
 def explain_image(
-    image: Annotated[Path, typer.Argument(help="PNG, JPEG or TIFF, 8 or 16 bit, any size.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="PNG, JPEG or TIFF, 8 or 16 bit, any size. Several, or a folder, a .csv with a column "
+            "path, a .zip or .npz, are explained together."
+        ),
+    ],
     classifier: Annotated[str, typer.Option(help="A classifier of the zoo, such as faces/smile.")],
     generator: Annotated[str, typer.Option(help="A generator of the zoo; auto: the one that fits.")] = "auto",
     target: Annotated[str | None, typer.Option(help="Class to walk to and fro, by name or number.")] = None,
@@ -114,39 +120,49 @@ def explain_image(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for explanation.html and explanation.gif; without it only a summary."),
+        typer.Option(
+            help="Folder for explanation.html and explanation.gif, or of several images for index.html and "
+            "the explanations; the same command goes on where it was stopped. Without it only a summary."
+        ),
     ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images that walk together.")] = 32,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Explain one image: walk it to every level asked for, check the walk, and say whether to trust it."""
+    """Explain images: walk each to every level asked for, check the walk, and say whether to trust it."""
     with _errors_named(debug):
         square = None if crop is None else _parse_crop(crop)
         if out is not None:
             _make_folder(out)
+        options: dict[str, Any] = {
+            "generator": generator,
+            "target": int(target) if target is not None and target.isdecimal() else target,
+            "levels": level or None,
+            "seed": seed,
+            "device": device,
+            "progress": _shows_progress(quiet),
+        }
+        if len(images) > 1 or _is_set(images[0]):
+            if square is not None:
+                raise OptionError(
+                    "crop", "is for one image", received=f"{len(images)} arguments",
+                    remedy="Crop the files first, or explain them one by one.",
+                )  # fmt: skip
+            _explain_several(images, classifier, out, as_json, batch_size=batch_size, **options)
+            return
         from explainer.generators.zoo import load_classifier
         from explainer.image import as_image
         from explainer.pipeline import explain
 
-        pixels = as_image(image)
+        pixels = as_image(images[0])
         if square is not None:
             _, height, width = pixels.shape
             rows, columns = _cut(square, height, width)
             pixels = pixels[:, rows, columns].clone()
-        explanation = explain(
-            pixels,
-            load_classifier(classifier),
-            generator=generator,
-            target=int(target) if target is not None and target.isdecimal() else target,
-            levels=level or None,
-            seed=seed,
-            device=device,
-            progress=_shows_progress(quiet),
-        )
-        _deliver(explanation, out, as_json)
+        _deliver(explain(pixels, load_classifier(classifier), **options), out, as_json)
 
 
 @app.command()
@@ -436,6 +452,38 @@ def _print_health(health: "Health", channel_names: Sequence[str]) -> None:
     colour = _COLOURS[health.status]
     sentence = f"[bold {colour}]{health.status.capitalize()}[/] {escape(health.sentence)}"
     Console().print(f"{sentence} ({health.images} images)", soft_wrap=True, highlight=False)
+
+
+def _is_set(path: Path) -> bool:
+    """Whether a path names several images."""
+    return path.is_dir() or path.suffix.lower() in (".csv", ".zip", ".npz")
+
+
+def _explain_several(
+    images: Sequence[Path], classifier: str, out: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Explain several images, print what they come to, and leave with 1 if one is not to be trusted."""
+    from explainer.generators.zoo import load_classifier
+    from explainer.pipeline import explain_many
+
+    found = explain_many(
+        images[0] if len(images) == 1 else images,
+        load_classifier(classifier),
+        out=None if out is None else out / "explanations",
+        **options,
+    )
+    files = {}
+    if out is not None:
+        files = {"html": str(found.to_html(out / "index.html")), "explanations": str(out / "explanations")}
+    summary = found.summary()
+    if as_json:
+        failed = [outcome.to_dict() for outcome in found.failed]
+        _print_json({"summary": summary.to_dict(), "failed": failed, "files": files})
+    else:
+        lines = [*summary.sentences(), *(f"{kind:<5}{path}" for kind, path in files.items())]
+        Console().print(escape("\n".join(lines)), soft_wrap=True, highlight=False)
+    if summary.failed or summary.verdicts["distrust"]:
+        raise typer.Exit(DISTRUSTED)
 
 
 def _parse_crop(crop: str) -> tuple[int, int, int]:

@@ -19,10 +19,10 @@ from explainer.errors import ExplainerError, ImageError
 from explainer.image import SUFFIXES, as_image, list_images, list_table, natural_order, resize
 from explainer.image_files import layout_of
 
-__all__ = ["read_image_set"]
+__all__ = ["ImageSet", "open_image_set", "read_image_set"]
 
-# Names of the images, and what gives the image of a number.
-_Set = tuple[list[str], Callable[[int], Tensor]]
+ImageSet = tuple[list[str], Callable[[int], Tensor]]
+"""Names of the images, and what gives the image of a number."""
 
 
 def read_image_set(source: str | os.PathLike[str], size: tuple[int, int]) -> Tensor:
@@ -41,7 +41,7 @@ def read_image_set(source: str | os.PathLike[str], size: tuple[int, int]) -> Ten
         ImageError: Not such a set, an image that cannot be read, or images of several numbers of channels.
         OptionError: A table without a column of paths.
     """
-    names, load = _opened(Path(os.path.expanduser(source)))
+    names, load = open_image_set(source)
     stored: np.ndarray | None = None
     eight_bits = True
     for index, name in enumerate(names):
@@ -76,7 +76,17 @@ def _fitted(image: Tensor, size: tuple[int, int]) -> Tensor:
     return resize(image[None], size)[0]
 
 
-def _opened(path: Path) -> _Set:
+def open_image_set(source: str | os.PathLike[str]) -> ImageSet:
+    """Names of the images in a set, and a function that reads the one of a number, at its own size.
+
+    Args:
+        source: As for :func:`read_image_set`.
+
+    Raises:
+        ImageError: Not such a set. An image that cannot be read is an error only when it is asked for.
+        OptionError: A table without a column of paths.
+    """
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         return _of_paths(list_images(path))
     kinds = {".zip": _of_zip, ".npz": _of_npz, ".csv": lambda table: _of_paths(list_table(table))}
@@ -96,11 +106,11 @@ def _opened(path: Path) -> _Set:
         ) from error  # fmt: skip
 
 
-def _of_paths(paths: list[Path]) -> _Set:
+def _of_paths(paths: list[Path]) -> ImageSet:
     return [str(path) for path in paths], lambda index: as_image(paths[index])
 
 
-def _of_zip(path: Path) -> _Set:
+def _of_zip(path: Path) -> ImageSet:
     archive = zipfile.ZipFile(path)
     found = [
         info
@@ -131,7 +141,7 @@ def _of_zip(path: Path) -> _Set:
     return [f"{path}/{info.filename}" for info in found], load
 
 
-def _of_npz(path: Path) -> _Set:
+def _of_npz(path: Path) -> ImageSet:
     with np.load(path, allow_pickle=False) as archive:
         if isinstance(archive, np.ndarray):
             raise ValueError("it is one array, not an archive")

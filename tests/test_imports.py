@@ -13,20 +13,21 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # A module imports only from entries before its own; inside a folder from left to right.
 ORDER = """
-    errors storage image_files image image_sets drawing synthetic metrics
+    errors storage image_files image image_sets image_stream drawing synthetic metrics
     frozen preprocessing target misuse classifier convnet
     generators.base generators.networks generators.objectives generators.health generators.loop
     generators.training generators.vae generators.infomax generators.two_stage generators.mixture
     generators.guidance generators.adapters generators.cards generators.zoo
-    walks.base walks.gradient walks.linear walks.evolution walks.conditional
-    checks.base checks.consistency checks.compatibility checks.identity checks.realism checks.robustness
-    checks.nulls checks.verdict
+    walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear walks.evolution
+    walks.head walks.conditional walks.diverse
+    checks.base checks.walked checks.consistency checks.compatibility checks.identity checks.realism
+    checks.robustness checks.nulls checks.verdict
     saliency.base saliency.difference saliency.score_module saliency.attribution saliency.methods
     saliency.sanity saliency.truth
     report.output report.panels report.strip report.charts report.figures report.training_figures
-    report.page report.fidelity_chart report.fidelity_figures
+    report.page report.sheet report.fidelity_chart report.fidelity_figures
     fillers mutual_information pixel_order replacement_curves paired_comparison fidelity_result replacement
-    explanation pipeline captum_attribution
+    explanation result_folder explanations settings assembly session pipeline captum_attribution
     bias.attributes bias.statistics bias.confounding bias.subgroups bias.discovery bias.audit
     training_run cli
 """.split()

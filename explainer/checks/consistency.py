@@ -71,12 +71,25 @@ def reconstruction(generator: Generator, small: Tensor, thresholds: Thresholds) 
 def reconstruction_gap(
     original_score: float, bare_score: float, original_class: str, bare_class: str, thresholds: Thresholds
 ) -> Check:
-    """What the classifier makes of ``bare`` against what it makes of the image."""
+    """What the classifier makes of ``bare`` against what it makes of the image.
+
+    Args:
+        original_score: Score of the image.
+        bare_score: Score of its bare reconstruction.
+        original_class: Class of the image; empty for a regression.
+        bare_class: Class of the bare reconstruction.
+        thresholds: See :class:`Thresholds`.
+    """
     change = bare_score - original_score
     values: dict[str, float | str] = {
         "score": original_score, "score on bare": bare_score,
         "class": original_class, "class on bare": bare_class,
     }  # fmt: skip
+    if not original_class:
+        sentence = f"Reconstruction alone moves the value by {change:+.2f} interquartile ranges."
+        return Check(
+            "reconstruction gap", "limit" if abs(change) > thresholds.gap_limit else "pass", sentence, values
+        )
     moved = f"the score (log-odds) moves by {change:+.2f}"
     if original_class != bare_class:
         sentence = (
