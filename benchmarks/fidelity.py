@@ -63,10 +63,11 @@ def all_maps(
 
 
 def real_data(
-    name: str, generator: Generator, classifier: Classifier, images: Tensor, labels: np.ndarray, draws: int
-) -> dict[str, Any]:
+    name: str, generator: Generator, classifier: Classifier, images: Tensor, labels: np.ndarray,
+    draws: int, methods: tuple[str, ...] = METHODS,
+) -> dict[str, Any]:  # fmt: skip
     """Areas of all methods, and the difference of the extremes against every control."""
-    maps = all_maps(generator, classifier, images)
+    maps = all_maps(generator, classifier, images, methods)
     found = fidelity(images, labels, classifier, maps, draws=draws, seed=0)
     table: dict[str, Any] = {
         "images": len(images),
@@ -82,11 +83,19 @@ def real_data(
             for measure in found.measures
         },
         "chance": dict(found.chance),
+        "probability of the first class, a tenth replaced, by label": {
+            method: {
+                classifier.class_names[label]: float(found.probability[k, 0, 2, labels == label].mean())
+                for label in np.unique(labels)
+            }
+            for k, method in enumerate((*found.methods, *found.controls))
+            if method in ("difference", "random order", "another image's difference")
+        },
     }
     few = min(64, len(images))  # the generator runs at every step
     inpainted = fidelity(
         images[:few], labels[:few], classifier,
-        {key: maps[key][:few] for key in (*OURS, "integrated_gradients")},
+        {key: maps[key][:few] for key in (*OURS, "integrated_gradients") if key in maps},
         filler=Inpainting(images[:few], generator, rounds=2), draws=1, steps=5, orders=("most",), seed=0,
     )  # fmt: skip
     table["areas with inpainting"] = {
@@ -308,8 +317,10 @@ def main() -> None:
     parser.add_argument(
         "--split", default="test", choices=["val", "test"], help="val while tuning, test once"
     )
+    parser.add_argument("--methods", nargs="*", default=METHODS, help="fewer while tuning")
     parser.add_argument("--only", nargs="*", help="parts to run; nothing is written then")
     options = parser.parse_args()
+    rest = options.draws, tuple(options.methods)
     parts: dict[str, Callable[[], Any]] = {
         "speed": speed,
         "coverage of the paired interval": coverage,
@@ -325,18 +336,18 @@ def main() -> None:
         images, labels = one_photograph_each(options.faces, options.split, options.images)
         smiles = labels["Smiling"].gt(0.5).astype(int).to_numpy()
         generator, smile = load_generator("faces"), load_classifier("faces/smile")
-        parts["faces"] = lambda: real_data("faces", generator, smile, images, smiles, options.draws)
+        parts["faces"] = lambda: real_data("faces", generator, smile, images, smiles, *rest)
         parts["sanity, faces"] = lambda: sanity(generator, smile, images[:8])
     if options.cells:
         cell_images, phase = read_phases(options.cells, options.cell_labels, options.split)
         parts["cells"] = lambda: real_data(
             "cells", load_generator("cells"), load_classifier("cells/g1-g2"), cell_images[: options.images],
-            phase[: options.images], options.draws,
+            phase[: options.images], *rest,
         )  # fmt: skip
     if options.chest:
         xray = load_classifier("chest/pneumonia")
         xrays, ill = read_chest(options.chest, options.split, xray.size or (128, 128), options.images)
-        parts["chest"] = lambda: real_data("chest", load_generator("chest"), xray, xrays, ill, options.draws)
+        parts["chest"] = lambda: real_data("chest", load_generator("chest"), xray, xrays, ill, *rest)
     result: dict[str, Any] = {"split": options.split, "images": options.images, "draws": options.draws}
     for name, part in parts.items():
         if not options.only or name in options.only:
