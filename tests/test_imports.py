@@ -19,19 +19,19 @@ ORDER = """
     generators.feed generators.perception generators.sample_quality generators.health generators.loop
     generators.training generators.vae generators.infomax generators.two_stage generators.clustering
     generators.mixture generators.guidance generators.adapters generators.cards generators.zoo
-    classifier_files walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear
-    walks.evolution walks.head walks.conditional walks.diverse checks.base checks.walked checks.ends
-    checks.soundness checks.consistency checks.compatibility checks.walk_back checks.embedding
-    checks.identity checks.realism checks.robustness checks.surrogate checks.nulls checks.verdict
-    checks.suite
+    classifier_files
+    walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear walks.evolution
+    walks.head walks.conditional walks.diverse
+    checks.base checks.walked checks.ends checks.soundness checks.consistency checks.compatibility
+    checks.walk_back checks.embedding checks.identity checks.realism checks.robustness checks.surrogate
+    checks.nulls checks.verdict checks.suite
     saliency.base saliency.difference saliency.score_module saliency.attribution saliency.methods
     saliency.sanity saliency.truth
     report.output report.panels report.strip report.charts report.figures report.training_figures
     report.page report.sheet report.fidelity_chart report.fidelity_figures
     fillers mutual_information pixel_order replacement_curves paired_comparison fidelity_result replacement
     explanation result_folder explanations settings assembly session pipeline captum_attribution
-    bias.statistics bias.attributes bias.walking bias.confounding bias.subgroups bias.discovery
-    bias.audit
+    bias.statistics bias.attributes bias.walking bias.confounding bias.subgroups bias.discovery bias.audit
     training_run cli
 """.split()
 FOLDERS = {name.split(".")[0] for name in ORDER if "." in name}
