@@ -160,6 +160,7 @@ def report(work: Work) -> None:
     kinds = [kind for images in LATENT_DIM for kind in result.get(images, {}).values()]
     result["all runs"] = {
         "runs": sum(kind["seeds"] for kind in kinds),
+        "runs wanted": len(KINDS) * sum(SEEDS.values()),  # fewer: the benchmark was stopped on its way
         "skipped or not finite": sum(kind["skipped or not finite"] for kind in kinds),
         "lowest R2 / that of PCA": min(kind["lowest R2 / that of PCA"] for kind in kinds),
         "lowest KL in nats": min(kind["lowest KL in nats"] for kind in kinds),
