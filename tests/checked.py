@@ -12,6 +12,7 @@ from explainer.checks import Check, Thresholds, Verdict, decide, run_checks
 from explainer.checks.walked import Picture, Walked
 from explainer.classifier import Classifier
 from explainer.generators.base import Generator
+from explainer.generators.feed import feed
 from explainer.generators.training import store_codes, store_intensity
 from explainer.generators.zoo import load_classifier, load_generator
 from explainer.synthetic import sprites
@@ -92,20 +93,20 @@ class PrincipalComponents(Generator):
         shape = tuple(images.shape[1:])
         super().__init__(shape, latent_dim, multiple=1, tau=0.3)
         held_out, training = images[: len(images) // 5], images[len(images) // 5 :]
-        store_intensity(self, training, seed=0)
+        store_intensity(self, feed(training, "training", shape, 1), seed=0)
         flat = self.normalise(training).flatten(1)
         self.register_buffer("mean", flat.mean(dim=0))
         _, singular, axes = torch.linalg.svd(flat - self.mean, full_matrices=False)
         scale = singular[:latent_dim] / len(flat) ** 0.5
         self.register_buffer("axes", axes[:latent_dim] * scale[:, None])
         self.register_buffer("inverse", axes[:latent_dim].T / scale)
-        store_codes(self, training, held_out)
         self.training_images, self.held_out = training, held_out
-        self.eval()
+        self.measured_again().eval()
 
     def measured_again(self) -> "PrincipalComponents":
         """With the quantiles of what it does now: a broken generator that does not know it is."""
-        store_codes(self, self.training_images, self.held_out)
+        parts = [feed(images, "images", self.shape, 1) for images in (self.training_images, self.held_out)]
+        store_codes(self, *parts)
         return self
 
     def _encode(self, prepared: Tensor) -> Tensor:
@@ -150,7 +151,9 @@ class IdentityMap(Generator):
     def __init__(self, images: Tensor) -> None:
         shape = tuple(images.shape[1:])
         super().__init__(shape, int(np.prod(shape)), multiple=1, tau=0.3)
-        store_codes(self, images[20:], images[:20])
+        store_codes(
+            self, feed(images[20:], "images", self.shape, 1), feed(images[:20], "images", self.shape, 1)
+        )
 
     def _encode(self, prepared: Tensor) -> Tensor:
         return prepared.flatten(1)
