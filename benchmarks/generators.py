@@ -241,6 +241,7 @@ def main() -> None:
         "--split", default="test", choices=["val", "test"], help="val while tuning, test once"
     )
     parser.add_argument("--first-seed", type=int, default=0, help="100 and more while tuning")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), help="a part, in a work file of its own")
     parser.add_argument("--report-only", action="store_true", help="train nothing more")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -266,7 +267,7 @@ def main() -> None:
         for number in range(max(SEEDS.values())):
             seed = options.first_seed + number
             for images in sets:
-                for name in KINDS if number < SEEDS[images.name] else ():
+                for name in options.kinds if number < SEEDS[images.name] else ():
                     given = (lambda images=images: features(images)) if number < SAMPLED_SEEDS else None
                     work.do(
                         f"stability {images.name} {name} {seed}",

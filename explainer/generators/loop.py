@@ -62,11 +62,14 @@ class _RampedAverage(WeightAveraging):
     """Exponential moving average whose decay rises to .999, so that short runs are averaged too."""
 
     def __init__(self) -> None:
-        def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
             decay = min(EMA_DECAY, (1 + float(count)) / (10 + float(count)))
-            return torch.lerp(averaged, current, 1 - decay) if averaged.is_floating_point() else current
+            if averaged[0].is_floating_point():  # the lists are of one type each
+                torch._foreach_lerp_(averaged, current, 1 - decay)
+            else:
+                torch._foreach_copy_(averaged, current)
 
-        super().__init__(avg_fn=average)
+        super().__init__(multi_avg_fn=average)
 
 
 class Loop(pl.LightningModule):
@@ -145,7 +148,7 @@ class Loop(pl.LightningModule):
             group["lr"] = self.rate * warm_up * (0.01 + 0.99 * cosine)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.trained.parameters(), lr=self.rate, betas=(0.9, 0.99))
+        return torch.optim.Adam(self.trained.parameters(), lr=self.rate, betas=(0.9, 0.99), fused=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rows"], checkpoint["elapsed"] = self.rows, time.monotonic() - self.began
