@@ -19,7 +19,8 @@ OPEN, CLOSE = "<!-- headline: written by benchmarks/tables.py -->", "<!-- end --
 PLACE = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # What a benchmark had to reach: measure, place in the result, direction, bound. What was missed stays,
 # and MISSED says why.
-TARGETS = {
+CELLS = ("brightfield", "PI (DNA)", "darkfield")
+TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
     "faces_walk": [
         ("levels .1 and .9 reached", ("calibration", "levels .1 and .9 both reached", "rate"), ">=", 0.99),
         ("frames with error <= .02", ("calibration", "frames with error <= .02", "rate"), ">=", 0.95),
@@ -40,9 +41,60 @@ TARGETS = {
          ("walk", "with carried detail", "G1 to .95: PI crosses the middle", "rate"), ">=", 0.8),
         ("G2 walked to G1: summed PI crosses the middle",
          ("walk", "with carried detail", "G2 to .05: PI crosses the middle", "rate"), ">=", 0.8),
+        ("permuted labels: share of walks to .95 that raise PI",
+         ("permuted labels", "PI rises towards .95, mean"), ">=", 0.35),
+        *((f"stage 1 SSIM, {channel}", ("reconstruction", "stage 1", f"SSIM {channel}"), ">=", 0.9)
+          for channel in CELLS),
     ],
+    "chest_walk": [
+        ("levels .1 and .9 reached", ("walk", "with carried detail", "levels .1 and .9 both reached", "rate"),
+         ">=", 0.99),
+        ("stage 1 SSIM", ("reconstruction", "stage 1", "SSIM grey"), ">=", 0.9),
+    ],
+    "checks": [
+        ("sound set-ups distrusted, of 60", ("set-ups", "sound set-ups distrusted"), "<=", 0),
+        ("faces/identity: AUC on test people", ("ours", "auc, all pairs"), ">=", 0.9),
+        ("faces/identity: strangers above .5", ("ours", "strangers above .5"), "<=", 0.02),
+        ("smile walks to .05 and .95 that keep identity", ("ours", "kept > .5", "rate"), ">=", 0.95),
+        ("walk back: L1 over the walk's own", ("walk back", "ratio of means"), "<=", 1 / 3),
+        ("checks of one image, in walks (median)", ("cost, in units of the walk", "one image, default checks"),
+         "<=", 1.0),
+        ("checks of 64 images, in walks",
+         ("cost, in units of the walk", "64 images, default checks and those of the set"), "<=", 1.0),
+    ],
+    "generator_peers": [
+        ("R2 of the same network - pythae's", ("better", "R2 of the same network - pythae's"), ">=", 0.0),
+        ("steps per second, ours / pythae's",
+         ("speed", "steps per second, ours / pythae's (median of rounds)"), ">=", 1.0),
+    ],
+    "generator_stability": [
+        ("runs", ("all runs", "runs"), ">=", 52),
+        ("steps skipped or not finite", ("all runs", "skipped or not finite"), "<=", 0),
+        ("lowest R2 over that of PCA", ("all runs", "lowest R2 / that of PCA"), ">=", 0.9),
+        ("lowest KL in nats", ("all runs", "lowest KL in nats"), ">=", 5.0),
+        ("largest difference of R2 within a kind", ("all runs", "largest difference of R2 within a kind"),
+         "<=", 0.03),
+    ],
+    "generator_mixture": [
+        ("mean accuracy", ("clusters of MNIST", "accuracy", "mean"), ">=", 0.75),
+        ("lowest accuracy", ("clusters of MNIST", "accuracy", "lowest"), ">=", 0.6),
+        ("mean accuracy over scikit-learn's", ("clusters of MNIST", "mean accuracy over scikit-learn's"),
+         ">=", 0.0),
+    ],
+    "generator_samples": [
+        ("MNIST: two-stage with its sampler over a single VAE",
+         ("MNIST: distance / that of the single VAE", "TwoStageVAE, sampler"), "<=", 0.5),
+    ],
+    "memory": [("peak memory of 5,000 images over that of 256", ("memory", "ratio"), "<=", 1.2)],
 }  # fmt: skip
-MISSED: dict[tuple[str, str], str] = {}
+MISSED = {
+    ("cells_walk", "permuted labels: share of walks to .95 that raise PI"):
+        "asked was 35-65 %; towards .05 it rises in most, so these four classifiers lean one way; random "
+        "directions raise it in half, so the generator does not; cause not found",
+    ("checks", "walk back: L1 over the walk's own"):
+        "where the walk changes the image its carried detail fades out, and the far end no longer holds it: "
+        "even the exact way back in the code leaves about .6",
+}  # fmt: skip
 CONTEXT = ("benchmark", "command", "machine", "versions")
 
 
@@ -83,6 +135,8 @@ def met(result: dict[str, Any]) -> list[tuple[str, float, str, float, bool]]:
         value: Any = result
         for key in place:
             value = value[key]
+        if isinstance(value, list):  # names of what should not be there, or quartiles
+            value = value[1] if value and isinstance(value[0], float) else len(value)
         rows.append(
             (measure, value, direction, bound, value >= bound if direction == ">=" else value <= bound)
         )
