@@ -170,6 +170,7 @@ class Explanation:
                 }
                 for name, saliency in self.saliency.items()
             ],
+            "fidelity": self._fidelity_page(),
             "walk_sentence": self.outcome,
             "alternatives": [
                 {
@@ -182,6 +183,21 @@ class Explanation:
                 }
                 for other in self.alternatives
             ],
+        }
+
+    def _fidelity_page(self) -> dict[str, Any] | None:
+        """What the page shows of the replaced pixels."""
+        found = self.fidelity
+        if found is None:
+            return None
+        gains = dict(found.ranking("symmetric relevance gain")[["method", "area"]].to_numpy().tolist())
+        ranked = found.ranking("probability")[["method", "control", "area"]].to_dict("records")
+        return {
+            "curves": found.to_frame(),
+            "rows": [{**row, "gain": gains[row["method"]]} for row in ranked],
+            "sentences": found.sentences(),
+            "class_name": self.original.class_name,
+            **{name: found.settings[name] for name in ("filler", "unit", "steps", "draws", "images")},
         }
 
     def _own(self) -> str:

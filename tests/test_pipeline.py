@@ -1,4 +1,6 @@
+import html
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -422,6 +424,21 @@ class TestMapsAndFidelity:
         assert loaded.fidelity.ranking().equals(mapped.fidelity.ranking())
         for name in MAPS:
             assert torch.equal(loaded.saliency[name].relevance(), mapped.saliency[name].relevance())
+
+    def test_the_page_shows_curves_areas_and_what_they_cannot_tell(self, mapped, explanation, tmp_path):
+        page = mapped.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+        assert "Are the maps true?" in page
+        assert page.count("<polyline") == 4 * (len(MAPS) + 3)
+        for name in MAPS:
+            assert f"<h3><bdi>{name}</bdi></h3>" in page
+        rows = page[page.index('<table class="areas">') :].partition("</table>")[0]
+        listed = re.findall(r"<bdi>(.+?)</bdi>", rows)
+        assert listed == mapped.fidelity.ranking()["method"].tolist()
+        assert rows.count("(control)") == 3
+        assert "replaced by uniform noise, in 20 steps, mean of 2 draws" in " ".join(page.split())
+        assert "Accuracy is missing: No labels were given." in page
+        assert "Are the maps true?" not in explanation.to_html(tmp_path / "plain.html").read_text()
+        assert html.escape("Are the maps true?") in mapped._repr_html_()
 
     def test_the_classifier_is_left_as_it_was(self, image, classifier, generator):
         before = {name: value.clone() for name, value in classifier.state_dict().items()}
