@@ -160,7 +160,7 @@ def test_page_opens_without_a_request_or_a_complaint(browser: Browser, page: Pat
     order = browser.run("Array.from(document.querySelectorAll('main h2'), h => h.textContent.trim())")
     assert order == [
         "Verdict: Trust with limits", "The walk, frame by frame", "Compare one frame with the original",
-        "Difference of every frame from the original", "Where the image changes",
+        "Difference of every frame from the original", "Which pixels it is about",
         "Does the classifier follow?", "What the generator alone can draw", "Checks", "What was assumed",
         "Provenance", "Definitions",
     ]  # fmt: skip
