@@ -356,7 +356,7 @@ def test_empty_lists_leave_no_empty_sections() -> None:
     data["verdict"]["reasons"] = []
     data["target"]["from_name"] = None
     text = text_of(render_explanation(data))
-    assert "Where the image changes" not in text
+    assert "Which pixels it is about" not in text
     assert "Nothing beyond the values given." in text
 
 
