@@ -5,7 +5,8 @@ about them once more, so the table never rests on what the walk believed.
 """
 
 import platform
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -16,12 +17,21 @@ from torch import Tensor
 from explainer.checks import Thresholds, decide, default_identity, run_checks
 from explainer.checks.walked import Picture, Walked
 from explainer.explanation import Explanation
-from explainer.settings import SALIENCY, Settings, walk_record
+from explainer.fidelity_result import Fidelity
+from explainer.image import resize
+from explainer.replacement import fidelity
+from explainer.saliency import SaliencyMap, saliency_maps
+from explainer.saliency.attribution import SMOOTH
+from explainer.settings import Settings, walk_record
 from explainer.storage import sha256
 from explainer.target import SCORE_TOLERANCE, Target
 from explainer.walks import Scene, Walk, WalkResult
 
 __all__ = ["assemble"]
+
+TYPICAL = 64
+NEEDS_TYPICAL = ("gradient_shap", f"gradient_shap{SMOOTH}")
+"""Methods that compare the image with others: with samples of the generator."""
 
 VERSIONS = ("progressive-explainer", "torch", "numpy", "scikit-image", "safetensors")
 
@@ -65,7 +75,9 @@ def assemble(
                 thresholds=settings.thresholds,
             )
         )
-    found = run_checks(walks, identity=default_identity(scene.generator), seed=settings.seed)
+    identity = settings.identity or default_identity(scene.generator)
+    found = run_checks(walks, identity=identity, seed=settings.seed)
+    maps = [_maps(walked, settings) for walked in walks]
     return [
         Explanation(
             target=scene.target.label,
@@ -79,13 +91,13 @@ def assemble(
             outcome=_outcome(walked, result, walk),
             verdict=decide(checks),
             checks=checks,
-            saliency={name: SALIENCY[name](walked) for name in settings.saliency},
-            fidelity=None,
+            saliency=shown,
+            fidelity=_fidelity(walked, shown, settings) if settings.fidelity else None,
             assumptions=(*_assumptions(scene, settings.detail), *assumptions),
             provenance={**origin, "image": _fingerprint(walked.original.image)},
             channel_names=scene.generator.channel_names,
         )
-        for walked, checks in zip(walks, found, strict=True)
+        for walked, checks, shown in zip(walks, found, maps, strict=True)
     ]
 
 
@@ -162,6 +174,40 @@ def _unit(target: Target) -> float:
 
 def _tolerance(target: Target, limits: Thresholds) -> float:
     return limits.level_error * _unit(target)
+
+
+# -- which pixels it is about ----------------------------------------------------------------------------
+
+
+def _maps(walked: Walked, settings: Settings) -> dict[str, SaliencyMap]:
+    """The maps of one image, the same whatever other images were walked with it."""
+    found: dict[str, SaliencyMap] = {}
+    for name in settings.saliency:
+        typical = _typical(walked, settings.seed) if name in NEEDS_TYPICAL else None
+        found |= saliency_maps(
+            [name], walked.classifier, walked.image[0], walked.target,
+            frames=walked.frames.to(walked.image.device), levels=walked.table["achieved"].tolist(),
+            own=walked.original.level, reference=typical, batch_size=walked.scene.batch_size,
+            seed=settings.seed,
+        )  # fmt: skip
+    return {name: replace(each, values=each.values.float().cpu()) for name, each in found.items()}
+
+
+def _typical(walked: Walked, seed: int) -> Tensor:
+    """Images to start from where the image itself would leave nothing to explain."""
+    samples = walked.generator.sample(TYPICAL, seed=seed)
+    size = walked.image.shape[-2:]
+    return samples if samples.shape[-2:] == size else resize(samples, size).clamp(0, 1)
+
+
+def _fidelity(walked: Walked, maps: Mapping[str, SaliencyMap], settings: Settings) -> Fidelity:
+    """How soon the class of this one image is lost when pixels go in the order of each map."""
+    target = walked.target
+    return fidelity(
+        walked.image, None, walked.classifier, {name: [each] for name, each in maps.items()},
+        target=target.index if target.against is None else (target.against, target.index),
+        batch_size=walked.scene.batch_size, seed=settings.seed,
+    )  # fmt: skip
 
 
 # -- what is said of it ----------------------------------------------------------------------------------

@@ -158,6 +158,12 @@ def explain_image(
         str | None,
         typer.Option(metavar="X,Y,HALF", help="Square to cut out first: centre and half-width in pixels."),
     ] = None,
+    saliency: Annotated[
+        str, typer.Option(help="Maps to make, with commas: difference,integrated_gradients; none makes none.")
+    ] = "difference",
+    fidelity: Annotated[
+        bool, typer.Option("--fidelity", help="Replace pixels in the order of each map: is it true?")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -188,6 +194,8 @@ def explain_image(
             "generator": generator,
             "target": int(target) if target is not None and target.isdecimal() else target,
             "levels": level or None,
+            "saliency": _names(saliency),
+            "fidelity": fidelity,
             "seed": seed,
             "device": device,
             "progress": _shows_progress(quiet),
@@ -560,6 +568,12 @@ def _explain_several(
         Console().print(escape("\n".join(lines)), soft_wrap=True, highlight=False)
     if summary.failed or summary.verdicts["distrust"]:
         raise typer.Exit(DISTRUSTED)
+
+
+def _names(words: str) -> tuple[str, ...]:
+    """Names with commas between them; "none" is no name."""
+    names = tuple(name.strip() for name in words.split(",") if name.strip())
+    return () if names == ("none",) else names
 
 
 def _parse_crop(crop: str) -> tuple[int, int, int]:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from explainer.checks import Check, Verdict
 from explainer.checks.walked import Picture
 from explainer.errors import ModelFileError
+from explainer.fidelity_result import Fidelity
 from explainer.image import resize
 from explainer.report import embed_page, render_explanation, write_gif, write_page
 from explainer.report.strip import format_level
@@ -22,7 +24,11 @@ from explainer.storage import new_folder, read_json, read_tensors, write_json, w
 __all__ = ["Explanation", "Picture"]
 
 RECORD = "explanation.json"
-RECORD_FORMAT = 2
+RECORD_FORMAT = 3
+READABLE = (2, RECORD_FORMAT)
+"""Format 2 had no fidelity, and no word on evidence."""
+
+_ARRAYS = "fidelity/"
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,13 @@ class Explanation:
         verdict: Trust, trust with limits, or do not trust; decided by the checks.
         checks: Every check with its numbers.
         saliency: Maps by name.
-        fidelity: Reserved for pixel-replacement curves; ``None`` if they were not asked for.
+        fidelity: How soon the class is lost when pixels go in the order of each map, and of orders that know
+            nothing; ``None`` if it was not asked for.
         assumptions: What was assumed about image, classifier and generator, sentences.
         provenance: Versions, seeds, options and hashes.
         channel_names: Names of the channels, if they are not grey or RGB.
         alternatives: Further explanations of the image, each by moves apart from those before it, if
-            several were asked for.
+            several were asked for. Maps not made from the walk, and fidelity, are of the first alone.
     """
 
     target: str
@@ -64,7 +71,7 @@ class Explanation:
     verdict: Verdict
     checks: tuple[Check, ...]
     saliency: Mapping[str, SaliencyMap]
-    fidelity: None
+    fidelity: Fidelity | None
     assumptions: tuple[str, ...]
     provenance: Mapping[str, Any]
     channel_names: tuple[str, ...] | None
@@ -85,9 +92,14 @@ class Explanation:
             "frames": self.frames.to_dict("records"),
             "checks": [{**asdict(check), "values": dict(check.values)} for check in self.checks],
             "saliency": {
-                name: {"signed": saliency.signed, "caption": saliency.caption}
+                name: {
+                    "signed": saliency.signed,
+                    "evidence": saliency.evidence,
+                    "caption": saliency.caption,
+                }
                 for name, saliency in self.saliency.items()
             },
+            "fidelity": None if self.fidelity is None else self.fidelity.record(),
             "assumptions": list(self.assumptions),
             "channel_names": list(self.channel_names) if self.channel_names else None,
             "provenance": dict(self.provenance),
@@ -158,6 +170,7 @@ class Explanation:
                 }
                 for name, saliency in self.saliency.items()
             ],
+            "fidelity": self._fidelity_page(),
             "walk_sentence": self.outcome,
             "alternatives": [
                 {
@@ -170,6 +183,21 @@ class Explanation:
                 }
                 for other in self.alternatives
             ],
+        }
+
+    def _fidelity_page(self) -> dict[str, Any] | None:
+        """What the page shows of the replaced pixels."""
+        found = self.fidelity
+        if found is None:
+            return None
+        gains = dict(found.ranking("symmetric relevance gain")[["method", "area"]].to_numpy().tolist())
+        ranked = found.ranking("probability")[["method", "control", "area"]].to_dict("records")
+        return {
+            "curves": found.to_frame(),
+            "rows": [{**row, "gain": gains[row["method"]]} for row in ranked],
+            "sentences": found.sentences(),
+            "class_name": self.original.class_name,
+            **{name: found.settings[name] for name in ("filler", "unit", "steps", "draws", "images")},
         }
 
     def _own(self) -> str:
@@ -198,6 +226,9 @@ class Explanation:
             "bare": self.bare.image,
             **{f"saliency/{name}": saliency.values for name, saliency in self.saliency.items()},
         }
+        if self.fidelity is not None:
+            arrays = self.fidelity.arrays()
+            tensors |= {f"{_ARRAYS}{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()}
         with new_folder(folder, marker=RECORD) as place:
             digest = write_tensors(place / "tensors.safetensors", tensors)
             for number, alternative in enumerate(self.alternatives, start=1):
@@ -213,7 +244,7 @@ class Explanation:
         """
         place = Path(folder)
         record = read_json(place / RECORD, "folder")
-        if record.get("format") != RECORD_FORMAT:
+        if record.get("format") not in READABLE:
             raise ModelFileError(
                 "folder",
                 f"has a record of another format than {RECORD_FORMAT}",
@@ -246,7 +277,7 @@ class Explanation:
                     name: SaliencyMap(name, tensors[f"saliency/{name}"], **entry)
                     for name, entry in record["saliency"].items()
                 },
-                "fidelity": None,
+                "fidelity": _read_fidelity(record.get("fidelity"), tensors),
                 "assumptions": tuple(record["assumptions"]),
                 "channel_names": tuple(record["channel_names"]) if record["channel_names"] else None,
                 "alternatives": tuple(
@@ -255,6 +286,17 @@ class Explanation:
                 ),
             }
         )
+
+
+def _read_fidelity(record: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> Fidelity | None:
+    if record is None:
+        return None
+    arrays = {
+        name.removeprefix(_ARRAYS): tensor.numpy()
+        for name, tensor in tensors.items()
+        if name.startswith(_ARRAYS)
+    }
+    return Fidelity.from_record(record, arrays)
 
 
 def _without_image(picture: Picture) -> dict[str, Any]:

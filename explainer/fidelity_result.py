@@ -138,7 +138,7 @@ class Fidelity:
                 f"With nothing left accuracy is {self.chance['accuracy when nothing is left']:.2f}; "
                 f"chance is {self.chance['accuracy by chance']:.2f}."
             )
-        said += [f"No {name}: {reason}" for name, reason in self.missing.items()]
+        said += [f"{name[0].upper()}{name[1:]} is missing: {reason}" for name, reason in self.missing.items()]
         return said
 
     # -- looking at it --------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from explainer.checks import Thresholds
+from explainer.checks.identity import Identity
 from explainer.classifier import Classifier
 from explainer.errors import ClassifierError, OptionError, OutputError
 from explainer.explanation import Explanation
@@ -64,6 +65,8 @@ def explain(
     preserve: Mask | None = None,
     sparsity: float = 0.0,
     diverse: int = 1,
+    identity: Identity | None = None,
+    fidelity: bool = False,
 ) -> Explanation:
     """Walk an image until the classifier's output has moved where it was asked to, and check the walk.
 
@@ -87,7 +90,8 @@ def explain(
             :class:`ConditionalWalk`. A classifier without a gradient is walked with the evolution walk.
         detail: Strength of the carried detail: 1 keeps all of the image that the code does not hold, 0
             shows bare reconstructions (an image larger than the generator's keeps what is too fine for it).
-        saliency: Maps to make: ``"difference"``, of the two ends of the walk.
+        saliency: Maps to make, of :data:`explainer.saliency.METHODS`: ``"difference"`` of the two ends of the
+            walk, ``"path_integrated"``, or one of captum's, made from the classifier alone.
         thresholds: Where the checks turn from pass to limit to fail.
         seed: Of everything drawn at random. The gradient walk draws nothing.
         device: Where to compute; by default where the classifier's parameters are.
@@ -97,6 +101,10 @@ def explain(
         preserve: Where the image may not change, likewise.
         sparsity: Share of the code's dimensions that stay still, 0 to 1.
         diverse: Number of different explanations; those beyond the first are its ``alternatives``.
+        identity: Who is who, for the check that the frames still show the same individual; see
+            :mod:`explainer.checks.identity`. By default that of the zoo for its faces, else none.
+        fidelity: Also replace pixels in the order of each map, see :func:`explainer.fidelity`: of one image
+            there are the curves of its class's probability and of whether the class is kept.
 
     Returns:
         The explanation. A level that could not be reached is in its frames with the reason.
@@ -110,8 +118,9 @@ def explain(
     picture = as_image(image).clone()
     limits = Thresholds() if thresholds is None else thresholds
     settings = Settings(
-        target, levels, walk, detail, saliency, limits, seed, allow, preserve, sparsity, diverse
-    )
+        target, levels, walk, detail, saliency, limits, seed, allow, preserve, sparsity, diverse, identity,
+        fidelity,
+    )  # fmt: skip
     session = Session(classifier, generator, settings, device)
     with session.classifier.frozen(), _progress(progress) as say:
         images = picture[None].to(session.device)
@@ -142,6 +151,8 @@ def explain_many(
     preserve: Mask | None = None,
     sparsity: float = 0.0,
     diverse: int = 1,
+    identity: Identity | None = None,
+    fidelity: bool = False,
     batch_size: int = 32,
     out: str | Path | None = None,
 ) -> Explanations:
@@ -171,6 +182,8 @@ def explain_many(
         preserve: As for :func:`explain`; likewise.
         sparsity: As for :func:`explain`.
         diverse: As for :func:`explain`.
+        identity: As for :func:`explain`; the same for all images.
+        fidelity: As for :func:`explain`, of each image its own; of many together :func:`explainer.fidelity`.
         batch_size: Images read, walked and written together; fewer walk together if they are large.
         out: Folder to write to, new, empty, or begun by the same call.
 
@@ -187,8 +200,9 @@ def explain_many(
     """
     limits = Thresholds() if thresholds is None else thresholds
     settings = Settings(
-        target, levels, walk, detail, saliency, limits, seed, allow, preserve, sparsity, diverse
-    )
+        target, levels, walk, detail, saliency, limits, seed, allow, preserve, sparsity, diverse, identity,
+        fidelity,
+    )  # fmt: skip
     if not isinstance(batch_size, int) or batch_size < 1:
         raise OptionError("batch_size", "must be at least 1", received=batch_size, remedy="32 suits 64 px.")
     session = Session(classifier, generator, settings, device)
@@ -273,7 +287,7 @@ def _explain_group(
 
 def _raise_if_general(error: Exception) -> None:
     """Raise an error that is not about one image: an option that fits none of them."""
-    of_target = isinstance(error, ClassifierError) and error.argument in ("target", "reference")
+    of_target = isinstance(error, ClassifierError) and error.argument in ("target", "reference", "saliency")
     of_size = isinstance(error, OptionError) and error.argument in ("allow", "preserve")
     if of_target or (isinstance(error, OptionError) and not of_size):
         raise error

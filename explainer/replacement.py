@@ -369,7 +369,11 @@ def _measures(data: _Data) -> tuple[list[Measure], dict[str, str]]:
         least, most = data.orders.index("least"), data.orders.index("most")
         gain = data.area(answers.probability[:, least]) - data.area(answers.probability[:, most])
         found.append(_mean(data, "symmetric relevance gain", False, gain))
-    few = f"{count} images are too few: at least {FEWEST_IMAGES} are needed." if count < FEWEST_IMAGES else ""
+    few = (
+        f"{count} {'image is' if count == 1 else 'images are'} too few: at least {FEWEST_IMAGES} are needed."
+        if count < FEWEST_IMAGES
+        else ""
+    )
     unlabelled = "No labels were given." if data.labels is None else ""
     crowded = (
         f"{answers.classes} classes are too many for {count} images."

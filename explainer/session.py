@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from explainer.frozen import modules_within
 from explainer.generators.base import Generator
 from explainer.generators.zoo import fitting_generator, load_generator
 from explainer.image import resize
+from explainer.saliency.attribution import ATTRIBUTIONS, SMOOTH
+from explainer.saliency.difference import require_gradient
+from explainer.saliency.methods import WALKED
 from explainer.settings import Settings
 from explainer.storage import state_sha256
 from explainer.walks import Scene, Walk, WalkResult, diverse_walks
@@ -75,6 +79,10 @@ class Session:
         """Find out, once, whether the classifier can be explained at all."""
         if not self.checked:
             self.classifier.check(images)
+            for name in self.settings.saliency:
+                base = name.removesuffix(SMOOTH)
+                if base == "path_integrated" or (base in ATTRIBUTIONS and ATTRIBUTIONS[base].gradient):
+                    require_gradient(name, self.classifier, images)
             self.checked = True
 
     def plan(self, image: Tensor) -> Plan:
@@ -88,6 +96,12 @@ class Session:
         generator = self._generator(image)
         target, assumptions = self._target(image, generator)
         self.settings.levels_for(target)
+        if self.settings.fidelity and target.measure != "probability":
+            raise OptionError(
+                "fidelity", "asks whether the class is kept, and the target is no class",
+                received=target.level_word,
+                remedy="Leave fidelity out, or explain a class.",
+            )  # fmt: skip
         with torch.no_grad():
             if not bool(self.classifier.score(image, target).isfinite().all()):
                 raise ClassifierError(
@@ -106,10 +120,9 @@ class Session:
             strength=settings.detail, allow=settings.allow, preserve=settings.preserve,
         )  # fmt: skip
         results = _walked(walk, scene, levels, settings.diverse)
-        first, *others = (
-            assemble(scene, result, levels, walk=walk, settings=settings, assumptions=plan.assumptions + said)
-            for result in results
-        )
+        finish = partial(assemble, scene, levels=levels, walk=walk, assumptions=plan.assumptions + said)
+        first = finish(results[0], settings=settings)
+        others = [finish(result, settings=_of_another(settings)) for result in results[1:]]
         return [
             replace(explanation, alternatives=tuple(more))
             for explanation, *more in zip(first, *others, strict=True)
@@ -161,6 +174,11 @@ class Session:
                 )
             self._targets[key] = found, said
         return self._targets[key]
+
+
+def _of_another(settings: Settings) -> Settings:
+    """What is asked of a further walk: what does not depend on the walk is said once, of the first."""
+    return replace(settings, saliency=[name for name in settings.saliency if name in WALKED], fidelity=False)
 
 
 def _walked(walk: Walk, scene: Scene, levels: Tensor, count: int) -> list[WalkResult]:

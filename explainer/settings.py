@@ -8,15 +8,15 @@ import numpy as np
 from torch import Tensor
 
 from explainer.checks import Thresholds
-from explainer.checks.walked import Walked
+from explainer.checks.identity import Identity
 from explainer.errors import OptionError
-from explainer.saliency import SaliencyMap, difference
+from explainer.saliency.methods import require_methods
 from explainer.storage import sha256
 from explainer.target import Target, TargetSpec
 from explainer.walks import EvolutionWalk, GradientWalk, LinearWalk, Walk
 from explainer.walks.base import require_levels
 
-__all__ = ["SALIENCY", "WALKS", "Levels", "Mask", "Settings", "walk_record"]
+__all__ = ["WALKS", "Levels", "Mask", "Settings", "walk_record"]
 
 Levels = Sequence[float] | Tensor | np.ndarray
 Mask = Tensor | np.ndarray
@@ -31,17 +31,6 @@ WALKS: dict[str, Callable[["Settings"], Walk]] = {
 WITHOUT_GRADIENT = "evolution"
 """The walk of a classifier that has no gradient, where the gradient walk was asked for by name."""
 
-SALIENCY: dict[str, Callable[[Walked], SaliencyMap]] = {
-    "difference": lambda walked: difference(
-        walked.frames,
-        walked.table["achieved"].tolist(),
-        walked.original.image,
-        walked.original.level,
-    ),
-}
-"""Saliency maps by name, each made from one walked image."""
-
-
 _ANY_VALUE = Target(0, None, "value", None, measure="value")
 """Before the target is known, levels must be numbers."""
 
@@ -55,13 +44,15 @@ class Settings:
         levels: Levels to walk to; None for those of the target.
         walk: A walk, or the name of one.
         detail: Strength of the carried detail, 0 to 1.
-        saliency: Names of the maps to make.
+        saliency: Names of the maps to make, of :data:`explainer.saliency.METHODS`.
         thresholds: Where checks turn from pass to limit to fail.
         seed: Of everything drawn at random.
         allow: Where images may change, ``(H, W)`` from 0 to 1; everywhere if None.
         preserve: Where they may not, likewise; nowhere if None.
         sparsity: Share of the code's dimensions that stay still.
         diverse: Number of different explanations of each image.
+        identity: Who is who, for the check that the frames keep it; None for that of the generator, if any.
+        fidelity: Whether pixels are replaced in the order of each map.
 
     Raises:
         OptionError: An option outside its range.
@@ -78,6 +69,8 @@ class Settings:
     preserve: Mask | None = None
     sparsity: float = 0.0
     diverse: int = 1
+    identity: Identity | None = None
+    fidelity: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.walk, Walk) and self.walk not in WALKS:
@@ -105,10 +98,20 @@ class Settings:
                 "thresholds", "must be a Thresholds", received=type(self.thresholds).__name__,
                 remedy="Pass for example Thresholds(level_error=.01).",
             )  # fmt: skip
-        if not isinstance(self.saliency, tuple | list) or set(self.saliency) - set(SALIENCY):
+        object.__setattr__(self, "saliency", require_methods(self.saliency))
+        if not isinstance(self.fidelity, bool):
             raise OptionError(
-                "saliency", "must be a tuple of known methods", received=self.saliency,
-                remedy=f"Choose from {tuple(SALIENCY)}; an empty tuple makes none.",
+                "fidelity", "must be True or False", received=self.fidelity, remedy="Pass True."
+            )
+        if self.fidelity and not self.saliency:
+            raise OptionError(
+                "fidelity", "needs the map of at least one method", received=f"saliency={self.saliency}",
+                remedy='Pass for example saliency=("difference",).',
+            )  # fmt: skip
+        if self.identity is not None and not isinstance(self.identity, Identity):
+            raise OptionError(
+                "identity", "must be an Identity", received=type(self.identity).__name__,
+                remedy="Identity(embedding) is one; calibrate_identity gives its cosines a meaning.",
             )  # fmt: skip
 
     def levels_for(self, target: Target) -> Tensor:
@@ -135,6 +138,8 @@ class Settings:
             "diverse": self.diverse,
             "allow": _mask_record(self.allow),
             "preserve": _mask_record(self.preserve),
+            "identity": _identity_record(self.identity),
+            "fidelity": self.fidelity,
         }
 
     def whole_record(self) -> dict[str, Any]:
@@ -153,6 +158,15 @@ class Settings:
 def walk_record(walk: Walk) -> dict[str, Any]:
     """A walk's name and its options."""
     return {"walk": walk.name, **walk.options()}
+
+
+def _identity_record(identity: Identity | None) -> dict[str, Any] | None:
+    """What tells one identity from another, as far as its reference goes."""
+    if identity is None:
+        return None
+    mean = b"" if identity.mean is None else identity.mean.detach().cpu().double().numpy().tobytes()
+    known = repr((identity.genuine, identity.impostor, identity.pairs, identity.size)).encode()
+    return {"name": identity.name, "calibrated": identity.calibrated, "sha256": sha256(mean + known)}
 
 
 def _mask_record(mask: Mask | None) -> str | None:

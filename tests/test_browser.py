@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_page import HOSTILE, hostile_data, page_data
+from test_page import HOSTILE, hostile_data, page_data, replaced_pixels
 
 from explainer.report import embed_page, render_explanation, write_page
 
@@ -160,10 +160,28 @@ def test_page_opens_without_a_request_or_a_complaint(browser: Browser, page: Pat
     order = browser.run("Array.from(document.querySelectorAll('main h2'), h => h.textContent.trim())")
     assert order == [
         "Verdict: Trust with limits", "The walk, frame by frame", "Compare one frame with the original",
-        "Difference of every frame from the original", "Where the image changes",
+        "Difference of every frame from the original", "Which pixels it is about",
         "Does the classifier follow?", "What the generator alone can draw", "Checks", "What was assumed",
         "Provenance", "Definitions",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_curves_of_replaced_pixels_fit_the_page(browser: Browser, tmp_path: Path, width: int) -> None:
+    path = write_page(page_data() | {"fidelity": replaced_pixels()}, tmp_path / "page.html")
+    browser.call(
+        "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+    )
+    browser.open(path)
+    assert browser.complaints() == []  # the policy forbids nothing that is there
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    inside = "const box = document.querySelector('.plots').getBoundingClientRect();"
+    inside += "Array.from(document.querySelectorAll('.plots svg'), each => each.getBoundingClientRect())"
+    inside += ".every(each => each.left >= box.left - 1 && each.right <= box.right + 1 && each.width > 200)"
+    assert browser.run(inside)
+    table = "document.querySelector('.areas').parentElement"
+    assert browser.run(f"{table}.scrollWidth <= {table}.clientWidth")
+    browser.call("Emulation.clearDeviceMetricsOverride")
 
 
 def test_policy_stops_a_foreign_script_style_and_request(

@@ -184,6 +184,7 @@ def test_json_is_all_there_is_on_stdout(
 def test_explain_passes_every_option_on(desk: Desk, picture: Path, tmp_path: Path) -> None:
     words = ["explain", picture, "--classifier", "faces/smile", "--generator", "faces", "--target", "Smiling"]
     words += ["--level", ".1", "--level", ".9", "--crop", "20,11,5", "--seed", "3", "--device", "cpu"]
+    words += ["--saliency", "integrated_gradients, difference", "--fidelity"]
     assert ends_with(*words) == 0
     asked = desk.asked
     image = np.round(asked.pop("image") * 255).astype(int)
@@ -195,6 +196,8 @@ def test_explain_passes_every_option_on(desk: Desk, picture: Path, tmp_path: Pat
         "generator": "faces",
         "target": "Smiling",
         "levels": [0.1, 0.9],
+        "saliency": ("integrated_gradients", "difference"),
+        "fidelity": True,
         "seed": 3,
         "device": "cpu",
         "progress": False,
@@ -212,6 +215,9 @@ def test_explain_leaves_what_is_not_given_to_the_pipeline(desk: Desk, picture: P
     assert desk.asked["levels"] is None
     assert desk.asked["generator"] == "auto"
     assert desk.asked["device"] is None
+    assert (desk.asked["saliency"], desk.asked["fidelity"]) == (("difference",), False)
+    assert ends_with("explain", picture, "--classifier", "faces/smile", "--saliency", "none") == 0
+    assert desk.asked["saliency"] == ()
     assert (tmp_path / "o" / "explanation.gif").is_file()
 
 
@@ -247,6 +253,7 @@ def test_several_images_are_explained_together(
     assert desk.asked["images"] == [picture, picture]
     assert desk.asked["out"] == out / "explanations"
     assert (desk.asked["batch_size"], desk.asked["levels"]) == (5, [0.2])
+    assert (desk.asked["saliency"], desk.asked["fidelity"]) == (("difference",), False)
     printed = capsys.readouterr().out
     assert "2 images [all]." in printed
     assert str(out / "index.html") in printed

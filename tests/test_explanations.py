@@ -18,7 +18,7 @@ from torch import nn
 from toys import LinearGenerator, LogisticClassifier, toy_images
 
 from explainer import Classifier, Explanation, Explanations, Outcome, explain, explain_many
-from explainer.checks import Thresholds
+from explainer.checks import Thresholds, calibrate_identity
 from explainer.errors import ClassifierError, ImageError, ModelFileError, OptionError, OutputError
 from explainer.image import to_uint8
 from explainer.metrics import wilson_interval
@@ -481,3 +481,71 @@ def test_a_run_killed_at_any_moment_goes_on_without_losing_or_repeating(tmp_path
     straight = explain_many(images, model, **options)
     assert len(whole) == 12
     assert all(same(*pair) for pair in zip(whole, straight, strict=True))
+
+
+MAPS = ("difference", "integrated_gradients", "gradient_shap", "saliency:smooth")
+
+
+@pytest.fixture(scope="module")
+def options():
+    who = calibrate_identity(lambda images: images.flatten(1), toy_images(60), name="pixels", size=(16, 16))
+    return {"saliency": MAPS, "fidelity": True, "identity": who}
+
+
+class TestMapsFidelityAndIdentityOfMany:
+    def test_each_image_has_those_it_would_have_alone(self, images, model, generator, options):
+        many = run(images[:3], model, generator, **options)
+        for image, together in zip(images[:3], many, strict=True):
+            wrapped = Classifier(model, size=16)
+            alone = explain(image, wrapped, generator=generator, levels=LEVELS, **options)
+            assert tuple(together.saliency) == MAPS
+            for name in MAPS:
+                assert_allclose(
+                    together.saliency[name].values, alone.saliency[name].values, atol=1e-4, err_msg=name
+                )
+            assert together.fidelity.settings["images"] == 1
+            assert_allclose(together.fidelity.probability[1], alone.fidelity.probability[1], atol=1e-3)
+            assert [check.status for check in together.checks] == [check.status for check in alone.checks]
+            assert "identity" in {check.name for check in together.checks}
+
+    def test_a_run_that_was_stopped_goes_on_to_the_same(self, images, model, generator, options, tmp_path):
+        whole = run(images[:4], model, generator, batch_size=2, out=tmp_path / "whole", **options)
+        run(images[:2], model, generator, batch_size=2, out=tmp_path / "begun", **options)
+        resumed = run(images[:4], model, generator, batch_size=2, out=tmp_path / "begun", **options)
+        for one, other in zip(whole, resumed, strict=True):
+            assert same(one, other)
+            np.testing.assert_array_equal(one.fidelity.predictions, other.fidelity.predictions)
+        assert resumed.summary() == whole.summary()
+        assert "4 images explained" in resumed.to_html(tmp_path / "index.html").read_text(encoding="utf-8")
+
+    def test_another_identity_is_another_run(self, images, model, generator, options, tmp_path):
+        run(images[:1], model, generator, out=tmp_path / "out", **options)
+        other = calibrate_identity(
+            lambda images: images.flatten(1), toy_images(50), name="pixels", size=(16, 16)
+        )
+        with pytest.raises(OutputError, match="begun with another identity"):
+            run(images[:1], model, generator, out=tmp_path / "out", **options | {"identity": other})
+        with pytest.raises(OutputError, match="begun with another fidelity"):
+            run(images[:1], model, generator, out=tmp_path / "out", **options | {"fidelity": False})
+
+    @pytest.mark.parametrize(
+        ("wrong", "error", "said"),
+        [
+            ({"fidelity": True, "target": "uncertainty"}, OptionError, "fidelity: asks whether"),
+            ({"saliency": ("magic",)}, OptionError, "saliency: must be a tuple of known"),
+            ({"identity": 3}, OptionError, "identity: must be an Identity"),
+        ],
+    )
+    def test_what_fits_no_image_is_an_error_and_not_an_outcome(
+        self, images, model, generator, wrong, error, said
+    ):
+        with pytest.raises(error, match=said):
+            run(images[:2], model, generator, levels=[0.5], **wrong)
+
+    def test_a_classifier_without_a_gradient_is_an_error_where_a_map_needs_one(self, images, generator):
+        def by_numbers(batch):
+            return torch.from_numpy(batch.detach().numpy().mean(axis=(1, 2, 3)) - 0.5)
+
+        wrapped = Classifier(by_numbers, kind="binary")
+        with pytest.raises(ClassifierError, match="saliency: saliency needs a gradient"):
+            run(images[:2], wrapped, generator, saliency=("saliency",))

@@ -54,7 +54,7 @@ def test_a_folder_without_walk_and_labels_prints_tables(table, capsys) -> None:
     assert code == 0
     said = capsys.readouterr().out
     assert "symmetric relevance gain" in said
-    assert "No accuracy: No labels were given." in said
+    assert "Accuracy is missing: No labels were given." in said
 
 
 @pytest.mark.parametrize(

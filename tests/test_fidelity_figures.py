@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from explainer.errors import DependencyError, OptionError
-from explainer.report.fidelity_chart import fidelity_svg
+from explainer.report.fidelity_chart import fidelity_plots, fidelity_svg
 from explainer.report.fidelity_figures import (
     channels_figure,
     curves_figure,
@@ -128,3 +128,12 @@ def test_the_page_holds_everything_and_escapes(tmp_path) -> None:
     assert "&lt;b&gt;" in text
     assert "0.123" in text
     assert "<b>" not in text[text.index("<table") :]
+
+
+def test_single_plots_are_those_of_the_small_chart() -> None:
+    plots, legend = fidelity_plots(curves())
+    whole = fidelity_svg(curves())
+    assert sum(plot.count("<polyline") for plot in plots) == whole.count("<polyline")
+    assert [name for name, _, _ in legend] == list(dict.fromkeys(curves()["method"]))
+    assert all(line in whole for _, _, swatch in legend for line in [swatch.split("stroke=")[1][:9]])
+    assert all('role="img"' in plot and "aria-label=" in plot for plot in plots)

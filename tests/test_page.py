@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
@@ -355,7 +356,7 @@ def test_empty_lists_leave_no_empty_sections() -> None:
     data["verdict"]["reasons"] = []
     data["target"]["from_name"] = None
     text = text_of(render_explanation(data))
-    assert "Where the image changes" not in text
+    assert "Which pixels it is about" not in text
     assert "Nothing beyond the values given." in text
 
 
@@ -464,3 +465,50 @@ def test_chart_of_equal_levels_has_a_scale() -> None:
     assert chart.band is None
     assert 0 < chart.markers[0].x < chart.size
     assert [float(label) for _, _, label in chart.ticks] == nice_ticks(6, 8)
+
+
+def replaced_pixels() -> dict[str, Any]:
+    """What replacing pixels did: one map and one control, in two steps."""
+    rows = [("a map", False, 0.2), ("<b>random</b>", True, 0.6)]
+    curves = pd.DataFrame(
+        [
+            {"method": name, "control": control, "order": order, "fraction": fraction, "measure": measure,
+             "value": 1 - fraction, "low": np.nan, "high": np.nan}
+            for name, control, _ in rows
+            for order in ("most", "least")
+            for measure in ("probability", "class kept")
+            for fraction in (0.0, 0.5, 1.0)
+        ]
+    )  # fmt: skip
+    return {
+        "curves": curves,
+        "rows": [{"method": name, "control": c, "area": area, "gain": -0.1} for name, c, area in rows],
+        "sentences": ["Accuracy <is> missing."],
+        "filler": "blur", "unit": "pixels", "steps": 2, "draws": 1, "images": 1, "class_name": "Serious",
+    }  # fmt: skip
+
+
+def test_replaced_pixels_are_drawn_and_listed_and_nothing_in_them_is_markup() -> None:
+    text = render_explanation(page_data() | {"fidelity": replaced_pixels()})
+    section = text[text.index('aria-labelledby="fidelity"') :].partition("</section>")[0]
+    assert section.count('role="img"') == 4
+    assert "probability, least relevant first" in section
+    assert "<b>" not in section
+    assert "&lt;b&gt;random&lt;/b&gt;" in section
+    assert "Accuracy &lt;is&gt; missing." in section
+    assert "0.200" in section
+    assert "−0.100" in section
+    assert " style=" not in section  # the policy forbids it
+    assert 'aria-labelledby="fidelity"' not in render_explanation(page_data())
+
+
+def test_what_is_wrong_comes_first_among_the_checks() -> None:
+    data = page_data()
+    given = copy.deepcopy(data["checks"])
+    text = render_explanation(data)
+    checks = text[text.index('<ul class="checks">') :].partition("</section>")[0]
+    assert re.findall(r'<li class="(\w+)">', checks) == ["fail", "limit", "pass", "info"]
+    counts = text[text.index('class="counts"') :].partition("</p>")[0]
+    said = re.findall(r"\d [a-z ]+", re.sub(r"<svg.*?</svg>", "", counts, flags=re.S))
+    assert [word.strip() for word in said] == ["1 failed", "1 limited", "1 passed", "1 for information"]
+    assert data["checks"] == given

@@ -1,4 +1,9 @@
+import html
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +13,8 @@ from PIL import Image
 from torch import nn
 from toys import LinearGenerator, LogisticClassifier, toy_images
 
-from explainer import Classifier, Explanation, explain
-from explainer.checks import Thresholds
+from explainer import Classifier, Explanation, explain, fidelity
+from explainer.checks import Identity, Thresholds, calibrate_identity
 from explainer.errors import (
     ClassifierError,
     GeneratorError,
@@ -309,6 +314,14 @@ def test_thresholds_can_be_overridden(image, classifier, generator):
         ({"thresholds": Thresholds(error_limit=0.8)}, OptionError, "thresholds: names a quantile"),
         ({"detail": "all"}, OptionError, r"detail: must lie in \[0, 1\]"),
         ({"saliency": None}, OptionError, "saliency: must be a tuple"),
+        ({"fidelity": "yes"}, OptionError, "fidelity: must be True or False"),
+        ({"fidelity": True, "saliency": ()}, OptionError, "fidelity: needs the map of at least one method"),
+        ({"identity": "faces"}, OptionError, r"identity: must be an Identity .received str"),
+        (
+            {"fidelity": True, "target": "uncertainty"},
+            OptionError,
+            "fidelity: asks whether the class is kept",
+        ),
         ({"device": "abacus"}, OptionError, "device: cannot be used here"),
         ({"generator": "no such"}, OptionError, "source: is neither a model of the zoo"),
     ],
@@ -349,6 +362,181 @@ def test_a_generator_of_other_channels_is_named(classifier, generator):
         explain(torch.rand(3, 16, 16), lambda images: classifier(images[:, :1]), generator=generator)
 
 
+# -- maps, fidelity, identity -------------------------------------------------------------------------
+
+MAPS = ("difference", "path_integrated", "integrated_gradients", "gradient_shap", "saliency:smooth")
+
+
+@pytest.fixture(scope="module")
+def mapped(image, classifier, generator):
+    wrapped = Classifier(classifier, class_names=("dark", "bright"))
+    return explain(image, wrapped, generator=generator, saliency=MAPS, fidelity=True)
+
+
+class TestMapsAndFidelity:
+    def test_the_maps_asked_for_are_there_in_their_order(self, mapped, explanation):
+        assert tuple(mapped.saliency) == MAPS
+        assert torch.equal(mapped.saliency["difference"].values, explanation.saliency["difference"].values)
+        assert mapped.saliency["integrated_gradients"].evidence
+        assert not mapped.saliency["difference"].evidence
+
+    def test_a_linear_score_is_attributed_exactly(self, mapped, image, classifier):
+        weight = classifier.weight.detach().view(1, 16, 16)
+        expected = (image - image.mean()) * weight
+        assert_allclose(mapped.saliency["integrated_gradients"].values, expected, atol=1e-5)
+        ends = mapped.images[-1] - mapped.images[0]
+        assert_allclose(mapped.saliency["path_integrated"].values, ends * weight, atol=1e-4)
+
+    def test_methods_that_compare_images_compare_with_samples_of_the_generator(
+        self, mapped, image, generator
+    ):
+        # Compared with the image itself nothing but the noise would be left.
+        found = mapped.saliency["gradient_shap"].values.sum()
+        weighted = mapped.saliency["integrated_gradients"].values.abs().sum()
+        assert found.abs() > 0.02 * weighted
+
+    def test_the_walk_and_its_checks_are_as_without_them(self, mapped, explanation):
+        assert torch.equal(mapped.images, explanation.images)
+        assert mapped.checks == explanation.checks
+        assert explanation.fidelity is None
+
+    def test_fidelity_is_that_of_the_function_on_this_image(self, mapped, image, classifier):
+        wrapped = Classifier(classifier, class_names=("dark", "bright"))
+        maps = {name: [each] for name, each in mapped.saliency.items()}
+        expected = fidelity(image[None], None, wrapped, maps, target=1)
+        assert_allclose(mapped.fidelity.probability, expected.probability, atol=1e-6)
+        assert mapped.fidelity.measures == ("probability", "class kept", "symmetric relevance gain")
+        assert mapped.fidelity.methods == MAPS
+
+    def test_a_map_of_the_evidence_loses_the_class_before_a_random_order(self, mapped):
+        areas = mapped.fidelity.ranking().set_index("method")["area"]
+        assert areas["integrated_gradients"] < areas["random order"] - 0.1
+
+    def test_kept_and_read_they_are_the_same(self, mapped, tmp_path):
+        mapped.save(tmp_path / "kept")
+        loaded = Explanation.load(tmp_path / "kept")
+        assert loaded.to_dict() == mapped.to_dict()
+        assert json.loads(json.dumps(mapped.to_dict(), allow_nan=False))["fidelity"]["methods"] == list(MAPS)
+        for name, array in mapped.fidelity.arrays().items():
+            read = loaded.fidelity.arrays()[name]
+            assert read.dtype == array.dtype
+            np.testing.assert_array_equal(read, array)
+        assert loaded.fidelity.ranking().equals(mapped.fidelity.ranking())
+        for name in MAPS:
+            assert torch.equal(loaded.saliency[name].relevance(), mapped.saliency[name].relevance())
+
+    def test_the_page_shows_curves_areas_and_what_they_cannot_tell(self, mapped, explanation, tmp_path):
+        page = mapped.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+        assert "Are the maps true?" in page
+        assert page.count("<polyline") == 4 * (len(MAPS) + 3)
+        for name in MAPS:
+            assert f"<h3><bdi>{name}</bdi></h3>" in page
+        rows = page[page.index('<table class="areas">') :].partition("</table>")[0]
+        listed = re.findall(r"<bdi>(.+?)</bdi>", rows)
+        assert listed == mapped.fidelity.ranking()["method"].tolist()
+        assert rows.count("(control)") == 3
+        assert "replaced by uniform noise, in 20 steps, mean of 2 draws" in " ".join(page.split())
+        assert "Accuracy is missing: No labels were given." in page
+        assert "Are the maps true?" not in explanation.to_html(tmp_path / "plain.html").read_text()
+        assert html.escape("Are the maps true?") in mapped._repr_html_()
+
+    def test_the_classifier_is_left_as_it_was(self, image, classifier, generator):
+        before = {name: value.clone() for name, value in classifier.state_dict().items()}
+        classifier.train()
+        explain(image, classifier, generator=generator, levels=[0.9], saliency=MAPS, fidelity=True)
+        assert classifier.training
+        assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+        assert all(each.requires_grad and each.grad is None for each in classifier.parameters())
+
+    def test_of_several_ways_the_first_carries_what_does_not_depend_on_the_way(self, image, generator):
+        class Either(nn.Module):
+            def forward(self, images):
+                codes = (images - 0.5).flatten(1) @ generator.basis / 0.09
+                return (2 * codes[:, :3]).logsumexp(dim=1) - 4
+
+        names = ("difference", "saliency")
+        found = explain(
+            image, Either(), generator=generator, levels=[0.97], diverse=2, saliency=names, fidelity=True
+        )
+        assert tuple(found.saliency) == names
+        assert found.fidelity is not None
+        assert tuple(found.alternatives[0].saliency) == ("difference",)
+        assert found.alternatives[0].fidelity is None
+
+
+def test_a_regression_has_maps_but_no_class_to_keep(image, classifier, generator):
+    wrapped = Classifier(classifier, kind="regression", class_names=["brightness"])
+    found = explain(image, wrapped, generator=generator, saliency=("integrated_gradients",))
+    assert tuple(found.saliency) == ("integrated_gradients",)
+    with pytest.raises(OptionError, match=r"fidelity: asks whether .* .received value of brightness"):
+        explain(image, wrapped, generator=generator, fidelity=True)
+
+
+@pytest.mark.parametrize("name", ["path_integrated", "integrated_gradients", "saliency:smooth"])
+def test_a_map_that_needs_a_gradient_is_refused_before_the_walk(image, generator, name):
+    asked = 0
+
+    def by_numbers(images):
+        nonlocal asked
+        asked += 1
+        return torch.from_numpy(images.detach().numpy().mean(axis=(1, 2, 3)) - 0.5)
+
+    wrapped = Classifier(by_numbers, kind="binary")
+    with pytest.raises(ClassifierError, match=f"saliency: {name} needs a gradient"):
+        explain(image, wrapped, generator=generator, saliency=(name,))
+    assert asked < 12
+    found = explain(image, wrapped, generator=generator, levels=[0.5], saliency=("occlusion",), fidelity=True)
+    assert found.fidelity.methods == ("occlusion",)
+
+
+class TestIdentity:
+    def test_without_one_it_is_not_checked(self, explanation):
+        assert "identity" not in {check.name for check in explanation.checks}
+        assert explanation.provenance["options"]["identity"] is None
+
+    def test_a_given_one_is_asked_and_named(self, image, classifier, generator):
+        who = calibrate_identity(lambda images: images.flatten(1), toy_images(60), name="pixels as they are")
+        found = explain(image, classifier, generator=generator, identity=who)
+        check = check_of(found, "identity")
+        assert "pixels as they are" in check.sentence
+        assert found.provenance["options"]["identity"]["name"] == "pixels as they are"
+        assert found.provenance["options"]["identity"]["calibrated"] is True
+        assert len(found.checks) == 15
+
+    def test_one_that_forgets_everybody_is_seen(self, image, classifier, generator):
+        def turned(images):
+            return torch.stack(
+                [images.flatten(1).sum(dim=1) - image.sum() - 0.001, 0 * images[:, 0, 0, 0]], dim=1
+            )
+
+        who = Identity(turned, mean=torch.zeros(2), genuine=(0.5, 1.0), impostor=(-1.0, 0.0))
+        assert (
+            check_of(explain(image, classifier, generator=generator, identity=who), "identity").status
+            != "pass"
+        )
+
+    def test_one_without_a_reference_says_so(self, image, classifier, generator):
+        found = explain(image, classifier, generator=generator, identity=Identity(lambda x: x.flatten(1)))
+        assert "calibrated" in check_of(found, "identity").sentence
+
+
+def test_without_maps_of_captum_it_is_not_imported():
+    script = """
+import sys, torch
+sys.path.insert(0, "tests")
+from toys import LinearGenerator, LogisticClassifier, toy_images
+from explainer import explain
+generator = LinearGenerator()
+explain(toy_images(1)[0], LogisticClassifier(generator), generator=generator, levels=[.9], progress=False)
+print("captum" in sys.modules)
+"""
+    root = Path(__file__).parents[1]
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=root, check=True
+    )
+    assert said.stdout.split() == ["False"]
+
+
 # -- kept and shown ------------------------------------------------------------------------------------
 
 
@@ -373,6 +561,19 @@ def test_a_changed_or_missing_record_is_refused(tmp_path, explanation):
     record = tmp_path / "kept" / "explanation.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 99}))
     with pytest.raises(ModelFileError, match="of another format"):
+        Explanation.load(tmp_path / "kept")
+
+
+def test_a_record_of_the_format_before_is_read(tmp_path, explanation):
+    explanation.save(tmp_path / "kept")
+    path = tmp_path / "kept" / "explanation.json"
+    record = json.loads(path.read_text())
+    assert record.pop("fidelity") is None
+    del record["saliency"]["difference"]["evidence"]
+    path.write_text(json.dumps(record | {"format": 2}))
+    assert Explanation.load(tmp_path / "kept").to_dict() == explanation.to_dict()
+    path.write_text(json.dumps(record | {"format": 1}))
+    with pytest.raises(ModelFileError, match="of another format than 3"):
         Explanation.load(tmp_path / "kept")
 
 
@@ -530,21 +731,35 @@ def test_sparse_walks_keep_dimensions_still(image, classifier, generator):
 @pytest.fixture(scope="module")
 def diverse(image, generator):
     class Either(nn.Module):
-        """Brighter along the first or along the second column of the basis: two ways up."""
+        """Raised along the first or along the second column of the basis: two ways up, at right angles.
+
+        The moves to two levels would span both columns, and leave no second way.
+        """
 
         def forward(self, images):
             codes = (images - 0.5).flatten(1) @ generator.basis / 0.09
             own = (image[None] - 0.5).flatten(1) @ generator.basis / 0.09
             return torch.logsumexp(2 * (codes - own)[:, :2] * torch.tensor([1.2, 1.0]), dim=1) - 2
 
-    return explain(image, Either(), generator=generator, levels=[0.6, 0.9], diverse=2)
+    return explain(image, Either(), generator=generator, levels=[0.9], diverse=2)
 
 
 class TestDiverseExplanations:
-    def test_each_is_a_whole_explanation_by_other_moves(self, diverse):
+    def test_both_ways_reach_their_levels_by_different_moves(self, diverse, image, generator):
         (other,) = diverse.alternatives
-        assert not torch.equal(other.latents, diverse.latents)
-        assert (other.frames["reached"] == (other.frames["reason"] == "")).all()
+        assert diverse.frames["reached"].all()
+        assert other.frames["reached"].all()
+        start = generator.encode(image[None])
+        moves = [(each.latents - start) for each in (diverse, other)]
+        assert min(move.norm(dim=1).min() for move in moves) > 0.1
+        assert torch.cosine_similarity(*moves, dim=1).abs().max() < 0.5
+        # Each way is along its own column of the basis.
+        assert moves[0][-1].abs().argmax() == 0
+        assert moves[1][-1].abs().argmax() == 1
+
+    def test_each_is_a_whole_explanation(self, diverse):
+        (other,) = diverse.alternatives
+        assert (other.frames["reason"] == "").all()
         assert other.provenance["image"] == diverse.provenance["image"]
         assert len(other.checks) == len(diverse.checks)
         assert other.alternatives == ()

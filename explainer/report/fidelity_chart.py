@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-__all__ = ["CONTROL_COLOURS", "METHOD_COLOURS", "fidelity_svg"]
+__all__ = ["CONTROL_COLOURS", "METHOD_COLOURS", "fidelity_plots", "fidelity_svg"]
 
 METHOD_COLOURS = (
     "#1f6fb2", "#d1495b", "#3f8f4f", "#7a4fa3", "#e08e00", "#00808a", "#8a5a2b",
@@ -49,10 +49,44 @@ def fidelity_svg(curves: pd.DataFrame, *, measures: Sequence[str] = ("probabilit
     parts.append(_legend(methods, styles, below))
     width = len(orders) * (WIDTH + GAP + LEFT) + 4
     height = below + 18 * (len(methods) + 1) // 2 + 24
+    return _svg("".join(parts), width, height, "Replacement curves")
+
+
+def fidelity_plots(
+    curves: pd.DataFrame, *, measures: Sequence[str] = ("probability", "class kept")
+) -> tuple[list[str], list[tuple[str, bool, str]]]:
+    """The same plots one by one, to be laid out by a page that may be narrow.
+
+    Args:
+        curves: As for :func:`fidelity_svg`.
+        measures: Likewise.
+
+    Returns:
+        The plots as SVG, and the legend: name, whether it is a control, its line as SVG.
+    """
+    methods = curves[["method", "control"]].drop_duplicates()
+    styles = _styles(methods)
+    plots = []
+    for measure in measures:
+        for order in dict.fromkeys(curves["order"]):
+            part = curves[(curves["measure"] == measure) & (curves["order"] == order)]
+            if len(part):
+                title = f"{measure}, {ORDER_WORDS.get(order, order)}"
+                drawn = _plot(part, styles, LEFT, TOP, title)
+                plots.append(_svg(drawn, LEFT + WIDTH + GAP, TOP + HEIGHT + BOTTOM, title))
+    legend = [
+        (str(row.method), bool(row.control), _svg(_stroke(styles[row.method], 0, 6), 28, 12, ""))
+        for row in methods.itertuples()
+    ]
+    return plots, legend
+
+
+def _svg(content: str, width: float, height: float, label: str) -> str:
+    role = f'role="img" aria-label="{html.escape(label, quote=True)}"' if label else 'aria-hidden="true"'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}" role="img" aria-label="Replacement curves" '
-        f'font-family="system-ui, sans-serif" font-size="11" fill="{INK}">{"".join(parts)}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'width="{width:.0f}" height="{height:.0f}" {role} font-family="system-ui, sans-serif" '
+        f'font-size="11" fill="{INK}">{content}</svg>'
     )
 
 
@@ -110,12 +144,15 @@ def _plot(
 def _legend(methods: pd.DataFrame, styles: dict[str, tuple[str, str, float]], y: float) -> str:
     marks = []
     for place, name in enumerate(methods["method"]):
-        colour, dash, width = styles[name]
         x, line = LEFT + (place % 2) * (WIDTH + GAP + LEFT), y + 18 * (place // 2) + 8
-        dashes = f' stroke-dasharray="{dash}"' if dash else ""
-        marks.append(
-            f'<path d="M{x} {line - 4}h26" stroke="{colour}" stroke-width="{width}" fill="none"{dashes}/>'
-        )
+        marks.append(_stroke(styles[name], x, line - 4))
         shown = name if len(name) <= 40 else name[:39] + "…"
         marks.append(f'<text x="{x + 32}" y="{line}">{html.escape(shown)}</text>')
     return "".join(marks)
+
+
+def _stroke(style: tuple[str, str, float], x: float, y: float) -> str:
+    """A short piece of a method's line."""
+    colour, dash, width = style
+    dashes = f' stroke-dasharray="{dash}"' if dash else ""
+    return f'<path d="M{x} {y}h26" stroke="{colour}" stroke-width="{width}" fill="none"{dashes}/>'

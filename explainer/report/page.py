@@ -22,6 +22,7 @@ from PIL import Image
 
 from explainer.errors import OptionError
 from explainer.report.charts import level_chart
+from explainer.report.fidelity_chart import fidelity_plots
 from explainer.report.output import write_file
 from explainer.report.panels import (
     Panel,
@@ -41,6 +42,7 @@ LOSSLESS_SIDE = 160  # pixels; smaller pictures are stored without loss
 LARGEST_SIDE = 512  # pixels; larger pictures are shrunk for the page, and the page says so
 VERDICTS = ("trust", "limits", "distrust")
 STATUSES = ("pass", "limit", "fail", "info")
+GRAVITY = ("fail", "limit", "pass", "info")
 REQUIRED = (
     "title", "package_version", "verdict", "target", "level_word", "original", "bare", "frames", "saliency",
     "checks", "assumptions", "provenance", "channel_names", "walk_sentence",
@@ -216,8 +218,8 @@ def _saliency(maps: Sequence[Mapping[str, Any]], original: object) -> list[dict[
                 "caption": each["caption"],
                 "signed": signed,
                 "unit": each.get("unit", "in its own unit" if signed else "in shares of the full range"),
-                "low": f"{-limit:.2g}" if signed else "0",
-                "high": f"{limit:.2g}",
+                "low": f"−{limit:.2g}" if signed else "0",
+                "high": f"+{limit:.2g}" if signed else f"{limit:.2g}",
                 "uri": data_uri(picture, kind="png"),
                 "width": picture.shape[1],
                 "height": picture.shape[0],
@@ -228,6 +230,24 @@ def _saliency(maps: Sequence[Mapping[str, Any]], original: object) -> list[dict[
             }
         )
     return shown
+
+
+def _fidelity(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The curves of the replacement test as plots, their legend and a table of areas."""
+    if found is None:
+        return None
+    plots, legend = fidelity_plots(found["curves"])
+    lines = {name: Markup(line) for name, _, line in legend}
+    # Markup is right: the drawings are of this package, and escape what they are given.
+    return {
+        **found,
+        "plots": [Markup(plot) for plot in plots],
+        "rows": [{**row, "line": lines[row["method"]]} for row in found["rows"]],
+    }
+
+
+def _count(checks: Sequence[Mapping[str, Any]], status: str) -> int:
+    return sum(check["status"] == status for check in checks)
 
 
 def _require(data: Mapping[str, Any]) -> None:
@@ -272,7 +292,9 @@ def render_explanation(data: Mapping[str, Any]) -> str:
             "checks" (name, status "pass", "limit", "fail" or "info", sentence, values), "assumptions",
             "provenance" (nested), "channel_names" and "walk_sentence". Optional: "tolerance", the
             half-width within which a level counts as reached, .02 unless given; None draws no band;
-            "alternatives", further walks of the image (outcome, verdict, frames).
+            "alternatives", further walks of the image (outcome, verdict, frames); "fidelity", what replacing
+            pixels did: curves (a data frame, see :func:`fidelity_plots`), rows (method, control, area, gain),
+            filler, unit, steps, draws, class_name and sentences.
 
     Returns:
         A whole HTML document; nothing in it refers to another file or place.
@@ -367,6 +389,10 @@ def render_explanation(data: Mapping[str, Any]) -> str:
         "signed_bar": _colour_bar(True),
         "unsigned_bar": _colour_bar(False),
         "saliency": _saliency(data["saliency"], original["image"]),
+        "fidelity": _fidelity(data.get("fidelity")),
+        # What is wrong comes first: nobody reads fourteen checks to find it.
+        "checks": sorted(data["checks"], key=lambda check: GRAVITY.index(check["status"])),
+        "counts": [(each, count) for each in GRAVITY if (count := _count(data["checks"], each))],
         "chart": level_chart(
             levels, achieved, reached, original=float(original["level"]), tolerance=tolerance
         ),
