@@ -34,8 +34,8 @@ imports only from entries before it in this list::
     checks/         embedding.py identity.py realism.py robustness.py surrogate.py nulls.py verdict.py
     checks/         suite.py
     saliency/       base.py difference.py score_module.py attribution.py methods.py sanity.py truth.py
-    report/         output.py panels.py strip.py charts.py figures.py training_figures.py page.py sheet.py
-    report/         fidelity_chart.py fidelity_figures.py
+    report/         output.py panels.py strip.py charts.py figures.py training_figures.py fidelity_chart.py
+    report/         page.py sheet.py fidelity_figures.py
     fillers.py      what takes the place of replaced pixels: noise, blur, mean, other images, a generator
     mutual_information.py of two lists of classes, with what chance adds taken off
     pixel_order.py  in which order pixels are replaced; superpixels; orders to compare with
