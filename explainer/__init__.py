@@ -10,23 +10,47 @@ imports only from entries before it in this list::
     image_files.py  image files decoded at their full depth; which axis is the channels
     image.py        path, PIL, array or tensor to image; folders and tables of images; ranges
     image_sets.py   folders, archives and tables of images at one size, kept in 8 or 16 bits
+    image_stream.py images one by one from anything that holds them
     drawing.py      factors of variation; sprites and cells drawn from a table of them
     synthetic.py    data with planted truth: sprites and cells
     metrics.py      MSE per channel, SSIM, R2, Frechet distance on given features, intervals
+    counterfactual.py measures of a counterfactual: COUT, distance, changed share
     frozen.py       modules evaluated and left as they were found
     preprocessing.py resizing and normalisation, inside the graph
     target.py       Target: which class is walked to, and its log-odds
     misuse.py       wrong use of a classifier, found by looking at its outputs
+    estimators.py   scikit-learn estimators as models of images
+    onnx_session.py ONNX Runtime sessions as models of images
+    exported_program.py files of torch.export, run without running what they say
     classifier.py   Classifier
     convnet.py      the small classifiers trained here: networks, training
-    generators/     base.py networks.py objectives.py health.py loop.py training.py vae.py infomax.py
-    generators/     two_stage.py mixture.py adapters.py cards.py zoo.py
-    walks/          base.py gradient.py
-    checks/         base.py consistency.py compatibility.py verdict.py
-    saliency/       base.py difference.py
-    report/         output.py panels.py strip.py charts.py figures.py training_figures.py page.py
+    generators/     base.py networks.py objectives.py sampler.py feed.py perception.py sample_quality.py
+    generators/     health.py loop.py training.py vae.py infomax.py two_stage.py mixture.py adapters.py
+    generators/     cards.py zoo.py
+    classifier_files.py a classifier named by a word: of the zoo, a file, or a function
+    walks/          scene.py placing.py base.py stepping.py gradient.py linear.py evolution.py head.py
+    walks/          conditional.py diverse.py
+    checks/         base.py walked.py ends.py soundness.py consistency.py compatibility.py walk_back.py
+    checks/         embedding.py identity.py realism.py robustness.py surrogate.py nulls.py verdict.py
+    checks/         suite.py
+    saliency/       base.py difference.py score_module.py attribution.py methods.py sanity.py truth.py
+    report/         output.py panels.py strip.py charts.py figures.py training_figures.py page.py sheet.py
+    report/         fidelity_chart.py fidelity_figures.py
+    fillers.py      what takes the place of replaced pixels: noise, blur, mean, other images, a generator
+    mutual_information.py of two lists of classes, with what chance adds taken off
+    pixel_order.py  in which order pixels are replaced; superpixels; orders to compare with
+    replacement_curves.py pixels replaced step by step, and what the classifier says
+    paired_comparison.py intervals and tests of methods measured on the same images
+    fidelity_result.py Fidelity: curves, areas, differences, ranking
+    replacement.py  fidelity(): which map is true to the classifier
     explanation.py  Explanation
-    pipeline.py     explain(): read top to bottom it is the data flow
+    result_folder.py explanations in a folder, in chunks; what became of an image that has none
+    explanations.py Explanations: the list, the table, the summary, the page
+    settings.py     the options of a call, checked before any work
+    assembly.py     from walked images to explanations: frames, levels, checks, maps
+    session.py      what one call holds on to: classifier, generator, targets, device
+    pipeline.py     explain(), explain_many(): read top to bottom it is the data flow
+    captum_attribution.py ProgressiveExaggeration, captum's conventions
     training_run.py a training that can be killed at any moment and continued
     cli.py          the command `explainer`: parses, calls, prints
 
@@ -38,8 +62,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from explainer import errors
+    from explainer.captum_attribution import ProgressiveExaggeration
     from explainer.classifier import Classifier
     from explainer.explanation import Explanation
+    from explainer.explanations import Explanations, Outcome
+    from explainer.fidelity_result import Fidelity
     from explainer.generators.adapters import Adapter, from_diffusers, from_pythae
     from explainer.generators.infomax import InfoMaxVAE
     from explainer.generators.mixture import GaussianMixtureVAE
@@ -47,14 +74,21 @@ if TYPE_CHECKING:
     from explainer.generators.vae import VAE
     from explainer.generators.zoo import load_classifier, load_generator
     from explainer.image import as_image, as_images
-    from explainer.pipeline import explain
+    from explainer.pipeline import explain, explain_many
+    from explainer.replacement import fidelity
     from explainer.target import Target
 
     __version__: str
 
 __all__ = [
     "explain",
+    "explain_many",
+    "ProgressiveExaggeration",
     "Explanation",
+    "Explanations",
+    "Outcome",
+    "fidelity",
+    "Fidelity",
     "Classifier",
     "Target",
     "VAE",
@@ -73,8 +107,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ProgressiveExaggeration": "explainer.captum_attribution",
     "explain": "explainer.pipeline",
+    "explain_many": "explainer.pipeline",
     "Explanation": "explainer.explanation",
+    "Explanations": "explainer.explanations",
+    "Outcome": "explainer.explanations",
+    "fidelity": "explainer.replacement",
+    "Fidelity": "explainer.fidelity_result",
     "Classifier": "explainer.classifier",
     "Target": "explainer.target",
     "VAE": "explainer.generators.vae",

@@ -1,8 +1,8 @@
 """The command ``explainer``: parses, calls, prints.
 
-Exit codes: 0, done; 1, done, and the verdict is "do not trust" (of an explanation) or "collapsed" (of a
-generator); 2, wrong input, named on stderr with its remedy (``--debug`` adds the traceback); 3, a fault in
-this package; 130, stopped by Ctrl-C.
+Exit codes: 0, done; 1, done, and the verdict is "do not trust" (of an explanation; of several: of any of
+them, or one could not be explained) or "collapsed" (of a generator); 2, wrong input, named on stderr with
+its remedy (``--debug`` adds the traceback); 3, a fault in this package; 130, stopped by Ctrl-C.
 
 Results go to stdout, everything else to stderr. With ``--json`` stdout is one JSON object or list
 and nothing else. torch is imported inside the commands, so that ``explainer --help`` is quick.
@@ -26,6 +26,7 @@ from rich.table import Table
 from explainer.errors import ExplainerError, OptionError, OutputError
 
 if TYPE_CHECKING:
+    from explainer.classifier import Classifier
     from explainer.explanation import Explanation
     from explainer.generators.health import Health
 
@@ -54,6 +55,45 @@ Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default that of the classifier.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")]
+
+
+_OF_CLASSIFIER = "About a classifier that is not of the zoo"
+ClassifierWord = Annotated[
+    str,
+    typer.Option(
+        help="Of the zoo (faces/smile), a file (model.onnx, model.pt2), or package.module:function. What a "
+        "file does not say of its images comes from the options below, or from model.onnx.json beside it."
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(metavar="PIXELS", help="224, or height x width: 224x160.", rich_help_panel=_OF_CLASSIFIER),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Subtracted from images in [0, 1]: .485,.456,.406.", rich_help_panel=_OF_CLASSIFIER),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(help="What they are then divided by: .229,.224,.225.", rich_help_panel=_OF_CLASSIFIER),
+]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(help="In the order of the outputs: cat,dog.", rich_help_panel=_OF_CLASSIFIER),
+]
+KindOfClassifier = Annotated[
+    str | None,
+    typer.Option(
+        "--kind", help="auto, binary, multiclass, multilabel or regression.", rich_help_panel=_OF_CLASSIFIER
+    ),
+]
+OutputsOfClassifier = Annotated[
+    str | None, typer.Option("--outputs", help="logits or probabilities.", rich_help_panel=_OF_CLASSIFIER)
+]
+Channels = Annotated[
+    int | None,
+    typer.Option(help="Channels it takes, if not those of the image.", rich_help_panel=_OF_CLASSIFIER),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -99,8 +139,14 @@ def demo(
 
 @app.command("explain")
 def explain_image(
-    image: Annotated[Path, typer.Argument(help="PNG, JPEG or TIFF, 8 or 16 bit, any size.")],
-    classifier: Annotated[str, typer.Option(help="A classifier of the zoo, such as faces/smile.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="PNG, JPEG or TIFF, 8 or 16 bit, any size. Several, or a folder, a .csv with a column "
+            "path, a .zip or .npz, are explained together."
+        ),
+    ],
+    classifier: ClassifierWord,
     generator: Annotated[str, typer.Option(help="A generator of the zoo; auto: the one that fits.")] = "auto",
     target: Annotated[str | None, typer.Option(help="Class to walk to and fro, by name or number.")] = None,
     level: Annotated[
@@ -113,39 +159,67 @@ def explain_image(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for explanation.html and explanation.gif; without it only a summary."),
+        typer.Option(
+            help="Folder for explanation.html and explanation.gif, or of several images for index.html and "
+            "the explanations; the same command goes on where it was stopped. Without it only a summary."
+        ),
     ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images that walk together.")] = 32,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    class_names: ClassNames = None,
+    kind: KindOfClassifier = None,
+    outputs: OutputsOfClassifier = None,
+    channels: Channels = None,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Explain one image: walk it to every level asked for, check the walk, and say whether to trust it."""
+    """Explain images: walk each to every level asked for, check the walk, and say whether to trust it."""
     with _errors_named(debug):
         square = None if crop is None else _parse_crop(crop)
         if out is not None:
             _make_folder(out)
-        from explainer.generators.zoo import load_classifier
+        options: dict[str, Any] = {
+            "generator": generator,
+            "target": int(target) if target is not None and target.isdecimal() else target,
+            "levels": level or None,
+            "seed": seed,
+            "device": device,
+            "progress": _shows_progress(quiet),
+        }
+        from explainer.classifier_files import open_classifier, parsed
+
+        about = parsed(
+            size=size,
+            mean=mean,
+            std=std,
+            class_names=class_names,
+            kind=kind,
+            outputs=outputs,
+            channels=channels,
+        )
+        model = open_classifier(classifier, about)
+        if len(images) > 1 or _is_set(images[0]):
+            if square is not None:
+                raise OptionError(
+                    "crop", "is for one image", received=f"{len(images)} arguments",
+                    remedy="Crop the files first, or explain them one by one.",
+                )  # fmt: skip
+            _explain_several(images, model, out, as_json, batch_size=batch_size, **options)
+            return
         from explainer.image import as_image
         from explainer.pipeline import explain
 
-        pixels = as_image(image)
+        pixels = as_image(images[0])
         if square is not None:
             _, height, width = pixels.shape
             rows, columns = _cut(square, height, width)
             pixels = pixels[:, rows, columns].clone()
-        explanation = explain(
-            pixels,
-            load_classifier(classifier),
-            generator=generator,
-            target=int(target) if target is not None and target.isdecimal() else target,
-            levels=level or None,
-            seed=seed,
-            device=device,
-            progress=_shows_progress(quiet),
-        )
-        _deliver(explanation, out, as_json)
+        _deliver(explain(pixels, model, **options), out, as_json)
 
 
 @app.command()
@@ -310,19 +384,45 @@ def _was_given(context: typer.Context, name: str) -> bool:
 
 def _print_health(health: "Health", channel_names: Sequence[str]) -> None:
     table = Table("reconstruction", "channel", "mse", "r2", "ssim")
-    whole = {"mse": health.mse, "r2": health.r2, "ssim": health.ssim}
-    for stage, measured in {**health.stages, "bare": whole}.items():
-        for channel, values in enumerate(zip(*(measured[key] for key in whole), strict=True)):
-            name = channel_names[channel] if channel_names else str(channel)
-            table.add_row(stage, escape(name), *(f"{value:.4g}" for value in values))
+    for stage, channel, *values in health.rows(channel_names):
+        table.add_row(stage, escape(channel), *(f"{value:.4g}" for value in values))
     Console().print(table)
-    if health.kl:
-        used = sum(value > 0.01 for value in health.kl)
-        said = f"The code holds {sum(health.kl):.1f} nats in {used} of {len(health.kl)} dimensions."
-        Console().print(said, highlight=False, soft_wrap=True)
+    for fact in health.facts():
+        Console().print(escape(fact), highlight=False, soft_wrap=True)
     colour = _COLOURS[health.status]
     sentence = f"[bold {colour}]{health.status.capitalize()}[/] {escape(health.sentence)}"
     Console().print(f"{sentence} ({health.images} images)", soft_wrap=True, highlight=False)
+
+
+def _is_set(path: Path) -> bool:
+    """Whether a path names several images."""
+    return path.is_dir() or path.suffix.lower() in (".csv", ".zip", ".npz")
+
+
+def _explain_several(
+    images: Sequence[Path], classifier: "Classifier", out: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Explain several images, print what they come to, and leave with 1 if one is not to be trusted."""
+    from explainer.pipeline import explain_many
+
+    found = explain_many(
+        images[0] if len(images) == 1 else images,
+        classifier,
+        out=None if out is None else out / "explanations",
+        **options,
+    )
+    files = {}
+    if out is not None:
+        files = {"html": str(found.to_html(out / "index.html")), "explanations": str(out / "explanations")}
+    summary = found.summary()
+    if as_json:
+        failed = [outcome.to_dict() for outcome in found.failed]
+        _print_json({"summary": summary.to_dict(), "failed": failed, "files": files})
+    else:
+        lines = [*summary.sentences(), *(f"{kind:<5}{path}" for kind, path in files.items())]
+        Console().print(escape("\n".join(lines)), soft_wrap=True, highlight=False)
+    if summary.failed or summary.verdicts["distrust"]:
+        raise typer.Exit(DISTRUSTED)
 
 
 def _parse_crop(crop: str) -> tuple[int, int, int]:

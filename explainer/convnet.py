@@ -36,7 +36,7 @@ EMA_DECAY = 0.998
 TEMPERATURE_RANGE = (0.05, 20.0)
 
 
-class _ResidualStage(nn.Module):
+class ResidualStage(nn.Module):
     """Halve the resolution, then refine with one pre-activation residual convolution."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
@@ -79,7 +79,7 @@ class ConvNet(nn.Module):
         widths = [min(width * 2**stage, 6 * width) for stage in range(depth)]
         self.stem = nn.Conv2d(channels, widths[0], 5, stride=2, padding=2)
         pairs = itertools.pairwise(widths)
-        self.stages = nn.Sequential(*(_ResidualStage(before, after) for before, after in pairs))
+        self.stages = nn.Sequential(*(ResidualStage(before, after) for before, after in pairs))
         self.norm = nn.GroupNorm(_groups(widths[-1]), widths[-1])
         self.head = nn.Linear(widths[-1], classes)
 

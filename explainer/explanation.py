@@ -11,33 +11,18 @@ import pandas as pd
 from torch import Tensor
 
 from explainer.checks import Check, Verdict
+from explainer.checks.walked import Picture
 from explainer.errors import ModelFileError
 from explainer.image import resize
 from explainer.report import embed_page, render_explanation, write_gif, write_page
+from explainer.report.strip import format_level
 from explainer.saliency import SaliencyMap
 from explainer.storage import new_folder, read_json, read_tensors, write_json, write_tensors
 
 __all__ = ["Explanation", "Picture"]
 
 RECORD = "explanation.json"
-RECORD_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image and what the classifier says of it.
-
-    Attributes:
-        image: ``(C, H, W)`` float32 in [0, 1], CPU.
-        score: Log-odds of the target.
-        level: Probability of the target.
-        class_name: The predicted class.
-    """
-
-    image: Tensor
-    score: float
-    level: float
-    class_name: str
+RECORD_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +32,7 @@ class Explanation:
     Attributes:
         target: The target in words.
         level_word: What the levels are of, for example ``"probability of smiling"``.
+        tolerance: How far the level of a frame may be from what was asked for.
         frames: One row per level, ascending: ``level`` asked for, ``achieved``, ``score``, ``reached``,
             ``reason`` (why not), ``distance`` of the code from the image's, ``rounded`` (the level of the
             frame rounded to 8 bits of each channel's range).
@@ -66,6 +52,7 @@ class Explanation:
 
     target: str
     level_word: str
+    tolerance: float
     frames: pd.DataFrame
     images: Tensor
     latents: Tensor
@@ -87,6 +74,7 @@ class Explanation:
         return {
             "target": self.target,
             "level_word": self.level_word,
+            "tolerance": self.tolerance,
             "verdict": asdict(self.verdict),
             "outcome": self.outcome,
             "original": _without_image(self.original),
@@ -116,7 +104,9 @@ class Explanation:
         Raises:
             OutputError: The file cannot be written.
         """
-        return write_gif(self._page()["frames"], path, channel_names=self.channel_names)
+        return write_gif(
+            self._page()["frames"], path, channel_names=self.channel_names, tolerance=self.tolerance
+        )
 
     def show(self) -> None:
         """Display the page: inline in a notebook, else in the browser."""
@@ -139,7 +129,8 @@ class Explanation:
     def __repr__(self) -> str:
         reached = int(self.frames["reached"].sum())
         return (
-            f"Explanation(target={self.target!r}, original={self.original.level:.2f}, "
+            f"Explanation(target={self.target!r}, "
+            f"original={format_level(self.original.level, self.tolerance)}, "
             f"reached={reached}/{len(self.frames)}, verdict={self.verdict.status!r})"
         )
 
@@ -148,7 +139,7 @@ class Explanation:
         rows = self.frames.to_dict("records")
         return {
             **self.to_dict(),
-            "title": f"Why {self.original.class_name}? Progressive exaggeration of {self.target}",
+            "title": f"Why {self._own()}? Progressive exaggeration of {self.target}",
             "package_version": self.provenance["versions"]["progressive-explainer"],
             "target": {"label": self.target, "from_name": None},
             "original": _with_image(self.original),
@@ -165,6 +156,12 @@ class Explanation:
             ],
             "walk_sentence": self.outcome,
         }
+
+    def _own(self) -> str:
+        """What the classifier says of the image, in words."""
+        return (
+            self.original.class_name or f"{self.target} {format_level(self.original.level, self.tolerance)}"
+        )
 
     def _bare_at_full_size(self) -> Tensor:
         """The bare reconstruction, resized to be seen beside the original."""

@@ -181,17 +181,19 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(found, key=lambda path: (natural_order(path.stem), path.name))
 
 
-def list_table(table: str | os.PathLike[str], *, paths: str | None = None) -> list[Path]:
-    """Paths in a CSV file, those that are relative taken from its folder.
+def list_table(table: str | os.PathLike[str] | pd.DataFrame, *, paths: str | None = None) -> list[Path]:
+    """Paths in a table; relative ones are taken from the folder of a CSV file, else from the current one.
 
     Args:
-        table: The file.
+        table: CSV file or DataFrame.
         paths: Name of the column of paths. Default: "path" or "file".
 
     Raises:
         ImageError: A file that cannot be read as a table, or an empty cell.
         OptionError: No such column.
     """
+    if isinstance(table, pd.DataFrame):
+        return _column(table, paths, Path())
     path = _expanded(table)
     return _column(_table(path), paths, path.parent)
 
@@ -440,7 +442,7 @@ def _array(source: Tensor | np.ndarray, name: str) -> np.ndarray:
 def _listed(source: object, paths: str | None) -> list[object]:
     """The single images named by a folder, a table or a list."""
     if isinstance(source, pd.DataFrame):
-        return list(_column(source, paths, Path()))
+        return list(list_table(source, paths=paths))
     if isinstance(source, str | os.PathLike):
         path = _expanded(source)
         if path.suffix.lower() == ".csv" and path.is_file():

@@ -49,12 +49,16 @@ def from_file(path: Path, layout: Layout | None) -> np.ndarray:
     name = str(path)
     if path.is_dir():
         raise ImageError(
-            name, "is a folder, not an image", received="a folder",
+            name,
+            "is a folder, not an image",
+            received="a folder",
             remedy="Pass a file, or the folder to as_images.",
         )
     if not path.exists():
         raise ImageError(
-            name, "does not exist", received=f"working folder {Path.cwd()}",
+            name,
+            "does not exist",
+            received=f"working folder {Path.cwd()}",
             remedy="Check the path of the image.",
         )
     try:
@@ -118,7 +122,8 @@ def channels_first(
     if values.ndim != 3:
         batch = values.ndim == 4
         raise ImageError(
-            name, "must have the axes of one image: height, width and perhaps channels",
+            name,
+            "must have the axes of one image: height, width and perhaps channels",
             received=f"{values.ndim} axes, shape {values.shape}",
             remedy="Pass a batch to as_images, or one of its images." if batch else "Pass one image.",
         )
@@ -163,7 +168,9 @@ def _pil_pixels(image: Image.Image, name: str) -> np.ndarray:
     # MPO is a JPEG photograph followed by previews of itself.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise ImageError(
-            name, "holds several frames", received=f"{getattr(image, 'n_frames', 1)} frames",
+            name,
+            "holds several frames",
+            received=f"{getattr(image, 'n_frames', 1)} frames",
             remedy="Pass one of them: image.seek(k), then image.copy(); of a TIFF stack pass the path.",
         )
     image = ImageOps.exif_transpose(image)
@@ -176,7 +183,9 @@ def _pil_pixels(image: Image.Image, name: str) -> np.ndarray:
         image = image.convert("RGB")
     if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
         raise ImageError(
-            name, "has a colour space that is not grey or RGB", received=f"mode {image.mode}",
+            name,
+            "has a colour space that is not grey or RGB",
+            received=f"mode {image.mode}",
             remedy='Convert it first: PIL.Image.open(path).convert("RGB").',
         )
     pixels = np.asarray(image)
@@ -222,7 +231,8 @@ def _from_tiff(path: Path, layout: Layout | None) -> np.ndarray:
     with tifffile.TiffFile(path) as file:
         if len(file.series) != 1:
             raise ImageError(
-                name, "holds images of different shapes",
+                name,
+                "holds images of different shapes",
                 received=", ".join(str(series.shape) for series in file.series) or "no image",
                 remedy=_LOAD_YOURSELF,
             )
@@ -248,13 +258,16 @@ def _from_tiff(path: Path, layout: Layout | None) -> np.ndarray:
         values = ~values
     elif photometric not in (photometrics.MINISBLACK, photometrics.RGB):
         raise ImageError(
-            name, "has a colour space that is not grey or RGB",
+            name,
+            "has a colour space that is not grey or RGB",
             received=getattr(photometric, "name", photometric),
             remedy=_LOAD_YOURSELF,
         )
     if len(axes) > 3 or not {"Y", "X"} <= set(axes):
         raise ImageError(
-            name, "has more axes than one image", received=f"axes {axes}, shape {values.shape}",
+            name,
+            "has more axes than one image",
+            received=f"axes {axes}, shape {values.shape}",
             remedy=_LOAD_YOURSELF,
         )
     if "S" in axes:
@@ -273,7 +286,8 @@ def _from_compressed_tiff(path: Path, page: Any, name: str) -> np.ndarray:
     """Pixels (channels, height, width) by Pillow, for compressions that tifffile alone cannot undo."""
     if page.bitspersample > 8 and (page.samplesperpixel > 1 or page.bitspersample != 16):
         raise ImageError(
-            name, "has a compression that cannot be undone here at its full depth",
+            name,
+            "has a compression that cannot be undone here at its full depth",
             received=f"{page.compression.name}, {page.samplesperpixel} x {page.bitspersample} bits",
             remedy="Install the imagecodecs package, or save the file without compression.",
         )
@@ -304,7 +318,9 @@ def _opaque(pixels: np.ndarray, name: str, from_last: int = 1) -> np.ndarray:
 
 def _not_opaque(name: str, received: str) -> ImageError:
     return ImageError(
-        name, "has an alpha channel that is not opaque", received=received,
+        name,
+        "has an alpha channel that is not opaque",
+        received=received,
         remedy='Lay it over a background or drop alpha with PIL.Image.convert("RGB"); '
         "if the channel is data, load the pixels and pass the array.",
     )
@@ -312,7 +328,8 @@ def _not_opaque(name: str, received: str) -> ImageError:
 
 def _unreadable(name: str, error: BaseException) -> ImageError:
     return ImageError(
-        name, "cannot be read as an image, it is damaged or of another kind",
+        name,
+        "cannot be read as an image, it is damaged or of another kind",
         received=f"{type(error).__name__}: {error}",
         remedy="Pass a PNG, JPEG or TIFF file, or load the pixels yourself and pass the array.",
     )

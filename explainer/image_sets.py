@@ -1,6 +1,7 @@
 """Sets of images on disk, read one by one, brought to one size and kept in 8 or 16 bits.
 
-A set is a folder of image files, a ZIP archive of them, a NumPy archive (.npz) or a table of paths (.csv).
+A set is a folder of image files, a ZIP archive of them, a NumPy archive (.npz) or a table of paths (a .csv
+file or a DataFrame).
 Images whose proportions are not those asked for are cut to their largest central part, as a generator
 does with the image it explains. What was stored in 8 bits stays in 8 bits, all else is kept in 16.
 """
@@ -8,10 +9,11 @@ does with the image it explains. What was stored in 8 bits stays in 8 bits, all 
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -19,19 +21,73 @@ from explainer.errors import ExplainerError, ImageError
 from explainer.image import SUFFIXES, as_image, list_images, list_table, natural_order, resize
 from explainer.image_files import layout_of
 
-__all__ = ["read_image_set"]
-
-# Names of the images, and what gives the image of a number.
-_Set = tuple[list[str], Callable[[int], Tensor]]
+__all__ = ["ImageSet", "open_image_set", "read_image_set"]
 
 
-def read_image_set(source: str | os.PathLike[str], size: tuple[int, int]) -> Tensor:
+class ImageSet:
+    """Images that are read when they are asked for.
+
+    Args:
+        names: One per image, for errors.
+        load: Gives the image (channels, height, width) in [0, 1] of a number.
+    """
+
+    def __init__(self, names: list[str], load: Callable[[int], Tensor]) -> None:
+        self.names, self.load = names, load
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def image(self, index: int, *, channels: int | None = None) -> Tensor:
+        """The image of a number, as it is, in [0, 1].
+
+        Raises:
+            ImageError: It cannot be read, or has another number of channels than asked for.
+        """
+        try:
+            image = self.load(index)
+        except ImageError as error:
+            problem, received, remedy = error.problem, error.received, error.remedy
+            raise ImageError(self.names[index], problem, received=received, remedy=remedy) from error
+        if channels is not None and len(image) != channels:
+            raise ImageError(
+                self.names[index], "has another number of channels than the first image, "
+                f"{self.names[0]}, which has {channels}", received=len(image),
+                remedy="Bring all images to one number of channels.",
+            )  # fmt: skip
+        return image
+
+    def stored(self, indices: Sequence[int], size: tuple[int, int], channels: int) -> Tensor:
+        """Some of the images at one size, uint16 (len(indices), channels, height, width)."""
+        images = np.empty((len(indices), channels, *size), np.uint16)
+        for row, index in enumerate(indices):
+            images[row] = _in_16_bits(self.image(index, channels=channels), size)
+        return torch.from_numpy(images)
+
+
+def open_image_set(source: str | os.PathLike[str] | pd.DataFrame) -> ImageSet:
+    """A set of images of which none has been read yet.
+
+    Args:
+        source: As for :func:`read_image_set`, or a DataFrame with a column "path" or "file".
+
+    Raises:
+        ImageError: Not such a set, or an empty one.
+        OptionError: A table without a column of paths.
+    """
+    opened = _of_paths(list_table(source)) if isinstance(source, pd.DataFrame) else _opened(source)
+    if not len(opened):
+        raise ImageError("data", "is empty", received=_said(source), remedy="Pass at least one image.")
+    return opened
+
+
+def read_image_set(source: str | os.PathLike[str] | pd.DataFrame, size: tuple[int, int]) -> Tensor:
     """Read a set of images at one size.
 
     Args:
         source: Folder of image files; .zip with image files, also in folders inside; .npz with an array
             named "images", or with one array of three or four axes only, (N, H, W), (N, H, W, C) or
-            (N, C, H, W); .csv with a column "path" or "file".
+            (N, C, H, W); .csv, or a DataFrame, with a column "path" or "file".
         size: (height, width) in pixels.
 
     Returns:
@@ -41,29 +97,26 @@ def read_image_set(source: str | os.PathLike[str], size: tuple[int, int]) -> Ten
         ImageError: Not such a set, an image that cannot be read, or images of several numbers of channels.
         OptionError: A table without a column of paths.
     """
-    names, load = _opened(Path(os.path.expanduser(source)))
-    stored: np.ndarray | None = None
+    opened = open_image_set(source)
+    stored: np.ndarray = np.empty((0, 0), np.uint16)
     eight_bits = True
-    for index, name in enumerate(names):
-        try:
-            image = load(index)
-        except ImageError as error:
-            raise ImageError(name, error.problem, received=error.received, remedy=error.remedy) from error
-        if stored is None:
-            stored = np.empty((len(names), len(image), *size), np.uint16)
-        elif len(image) != stored.shape[1]:
-            raise ImageError(
-                name, f"has another number of channels than the first image, {names[0]}, which has "
-                f"{stored.shape[1]}", received=len(image),
-                remedy="Bring all images to one number of channels.",
-            )  # fmt: skip
+    for index in range(len(opened)):
+        image = opened.image(index, channels=stored.shape[1] if index else None)
+        if not index:
+            stored = np.empty((len(opened), len(image), *size), np.uint16)
         levels = 255 * image
         eight_bits = eight_bits and bool(((levels - levels.round()).abs() < 1e-3).all())
-        fitted = _fitted(image, size).clamp(0, 1)
-        stored[index] = (65535 * fitted.double()).round().numpy()
-    if stored is None:
-        raise ImageError("data", "is empty", received=source, remedy="Pass at least one image.")
+        stored[index] = _in_16_bits(image, size)
     return torch.from_numpy(np.rint(stored / 257.0).astype(np.uint8) if eight_bits else stored)
+
+
+def _in_16_bits(image: Tensor, size: tuple[int, int]) -> np.ndarray:
+    fitted = _fitted(image, size).clamp(0, 1)
+    return (65535 * fitted.double()).round().numpy()
+
+
+def _said(source: object) -> object:
+    return f"a table of {len(source)} rows" if isinstance(source, pd.DataFrame) else source
 
 
 def _fitted(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -76,7 +129,8 @@ def _fitted(image: Tensor, size: tuple[int, int]) -> Tensor:
     return resize(image[None], size)[0]
 
 
-def _opened(path: Path) -> _Set:
+def _opened(source: str | os.PathLike[str]) -> ImageSet:
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         return _of_paths(list_images(path))
     kinds = {".zip": _of_zip, ".npz": _of_npz, ".csv": lambda table: _of_paths(list_table(table))}
@@ -96,11 +150,11 @@ def _opened(path: Path) -> _Set:
         ) from error  # fmt: skip
 
 
-def _of_paths(paths: list[Path]) -> _Set:
-    return [str(path) for path in paths], lambda index: as_image(paths[index])
+def _of_paths(paths: list[Path]) -> ImageSet:
+    return ImageSet([str(path) for path in paths], lambda index: as_image(paths[index]))
 
 
-def _of_zip(path: Path) -> _Set:
+def _of_zip(path: Path) -> ImageSet:
     archive = zipfile.ZipFile(path)
     found = [
         info
@@ -128,10 +182,10 @@ def _of_zip(path: Path) -> _Set:
                 ) from error  # fmt: skip
             return as_image(member)
 
-    return [f"{path}/{info.filename}" for info in found], load
+    return ImageSet([f"{path}/{info.filename}" for info in found], load)
 
 
-def _of_npz(path: Path) -> _Set:
+def _of_npz(path: Path) -> ImageSet:
     with np.load(path, allow_pickle=False) as archive:
         if isinstance(archive, np.ndarray):
             raise ValueError("it is one array, not an archive")
@@ -154,4 +208,4 @@ def _of_npz(path: Path) -> _Set:
             remedy="Save it as (N, channels, height, width) with at most 15 channels.",
         ) from error  # fmt: skip
     names = [f"{path}[{name}][{index}]" for index in range(len(array))]
-    return names, lambda index: as_image(array[index], layout=layout)
+    return ImageSet(names, lambda index: as_image(array[index], layout=layout))

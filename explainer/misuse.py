@@ -8,7 +8,7 @@ Probabilities of several classes betray themselves by summing to 1 on all of the
 probability cannot.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -32,7 +32,9 @@ def as_outputs(returned: object, batch: int) -> Tensor:
     """Outputs (batch, outputs) of what a model returned for a batch.
 
     Args:
-        returned: Anything; (batch,), (batch, 1) or (batch, outputs) floating-point numbers are right.
+        returned: Anything; (batch,), (batch, 1) or (batch, outputs) floating-point numbers are right: a
+            tensor, an array, nested lists of numbers as JSON has them, or any of these as the ``logits`` of
+            what was returned (Hugging Face), or as the only element of a tuple.
         batch: Images the model was given.
 
     Raises:
@@ -42,6 +44,7 @@ def as_outputs(returned: object, batch: int) -> Tensor:
     tensor([[0.5000],
             [2.0000]])
     """
+    returned = _unwrapped(returned)
     if isinstance(returned, np.ndarray) and returned.dtype.kind in "fiub":
         returned = torch.tensor(returned)  # a copy: the model may use its array again
     if not isinstance(returned, Tensor):
@@ -49,7 +52,7 @@ def as_outputs(returned: object, batch: int) -> Tensor:
             "classifier",
             "must return a tensor or an array of numbers",
             received=type(returned).__name__,
-            remedy="Wrap it, for instance lambda images: model(images).logits.",
+            remedy="Wrap it, for instance lambda images: model(images)[0].",
         )
     if not returned.is_floating_point():
         raise ClassifierError(
@@ -67,6 +70,22 @@ def as_outputs(returned: object, batch: int) -> Tensor:
         received=f"{tuple(returned.shape)} for {batch} image{'s' if batch > 1 else ''}",
         remedy="Keep the batch dimension (squeeze(1), not squeeze()) and average over positions.",
     )
+
+
+def _unwrapped(returned: object) -> object:
+    """The numbers in what a model returned."""
+    if isinstance(returned, Mapping) and "logits" in returned:
+        returned = returned["logits"]
+    elif not isinstance(returned, Tensor | np.ndarray) and getattr(returned, "logits", None) is not None:
+        returned = returned.logits  # type: ignore[attr-defined]
+    if isinstance(returned, tuple) and len(returned) == 1 and isinstance(returned[0], Tensor | np.ndarray):
+        return returned[0]
+    if isinstance(returned, list):
+        rows = [row if isinstance(row, list) else [row] for row in returned]
+        numbers = all(isinstance(value, int | float) for row in rows for value in row)
+        if numbers and len({len(row) for row in rows}) == 1:
+            return np.array(returned, dtype=np.float64)
+    return returned
 
 
 def check_outputs(raw: Raw, images: Tensor, *, kind: str, outputs: str, differentiable: bool) -> None:

@@ -1,40 +1,48 @@
-"""``explain``: from an image and a classifier to an explanation. Read top to bottom it is the data flow."""
+"""``explain`` and ``explain_many``: from images and a classifier to explanations.
 
-import platform
-from collections.abc import Callable, Iterator, Sequence
+Read top to bottom it is the data flow::
+
+    image ─► Session.check (can this classifier be explained?)
+          ─► Session.plan (which generator fits, which target?)
+          ─► Session.explain: Scene ─► Walk ─► assemble ─► Explanation
+
+Many images are read one by one, planned one by one, and walked together in groups of one plan and one size.
+What goes wrong over one image is its own outcome and nobody else's.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from explainer.checks import Check, Thresholds, decide
-from explainer.checks.compatibility import compatibility, rounding
-from explainer.checks.consistency import code_typicality, latent_closeness, reconstruction, reconstruction_gap
-from explainer.classifier import Classifier, Target
-from explainer.errors import ClassifierError, GeneratorError, OptionError
-from explainer.explanation import Explanation, Picture
-from explainer.frozen import modules_within
+from explainer.checks import Thresholds
+from explainer.classifier import Classifier
+from explainer.errors import ClassifierError, OptionError, OutputError
+from explainer.explanation import Explanation
+from explainer.explanations import Explanations, Outcome
 from explainer.generators.base import Generator
-from explainer.generators.zoo import fitting_generator, load_generator
 from explainer.image import as_image
-from explainer.saliency import SaliencyMap, difference
-from explainer.storage import sha256
-from explainer.walks import GradientWalk, Scene, Walk, WalkResult
-from explainer.walks.base import require_levels
+from explainer.image_stream import UNREADABLE, Item, count, digest, stream
+from explainer.result_folder import ResultFolder, Stored
+from explainer.session import Plan, Session
+from explainer.settings import Levels, Settings
+from explainer.target import TargetSpec
+from explainer.walks import Walk
 
-__all__ = ["DEFAULT_LEVELS", "explain"]
+__all__ = ["DEFAULT_LEVELS", "explain", "explain_many"]
 
 DEFAULT_LEVELS = tuple(np.linspace(0.05, 0.95, 10).tolist())
-WALKS: dict[str, Callable[[], Walk]] = {"gradient": GradientWalk}
-SALIENCY = ("difference",)
-VERSIONS = ("progressive-explainer", "torch", "numpy", "scikit-image", "safetensors")
+FRAME_BYTES = 256 * 2**20
+"""Of the frames of images that walk together: larger images walk in smaller groups."""
+
+Say = Callable[[str], None]
 
 
 @torch.inference_mode(mode=False)
@@ -43,8 +51,8 @@ def explain(
     classifier: Classifier | nn.Module | Callable[[Tensor], Any],
     *,
     generator: Generator | str | Path = "auto",
-    target: int | str | tuple[int | str, int | str] | None = None,
-    levels: Sequence[float] | Tensor | np.ndarray | None = None,
+    target: TargetSpec = None,
+    levels: Levels | None = None,
     walk: str | Walk = "gradient",
     detail: float = 1.0,
     saliency: Sequence[str] = ("difference",),
@@ -65,11 +73,13 @@ def explain(
         generator: A generator (it is put in evaluation mode, on the device), the name of one in the zoo, a
             folder, or ``"auto"``: the one of the zoo that has the image's channels and that it fits better
             than the worst fortieth of its held-out images; see :mod:`explainer.generators.zoo`.
-        target: A class by index or name, or ``(a, b)``: from a towards b. By default the positive class
-            of a binary classifier, else the class predicted for the image.
-        levels: Probabilities of the target to walk to, strictly between 0 and 1, whatever the image's own
-            is; by default ten from .05 to .95.
-        walk: ``"gradient"`` or a :class:`Walk`.
+        target: A class by index or name, or ``(a, b)``: from a towards b; a value of a regression;
+            ``"uncertainty"``. By default the positive class of a binary classifier, the only value of a
+            regression, else the class predicted for the image.
+        levels: Levels of the target to walk to, whatever the image's own is: probabilities (or
+            uncertainties) strictly between 0 and 1, by default ten from .05 to .95; values of a regression,
+            by default ten from one interquartile range below the median to one above.
+        walk: ``"gradient"``, another name of :data:`explainer.settings.WALKS`, or a :class:`Walk`.
         detail: Strength of the carried detail: 1 keeps all of the image that the code does not hold, 0
             shows bare reconstructions (an image larger than the generator's keeps what is too fine for it).
         saliency: Maps to make: ``"difference"``, of the two ends of the walk.
@@ -88,52 +98,203 @@ def explain(
         OptionError: An option outside its range.
     """
     picture = as_image(image).clone()
-    asked = require_levels(DEFAULT_LEVELS if levels is None else levels)
-    walker, limits = _walk(walk), Thresholds() if thresholds is None else thresholds
-    _require_options(detail, saliency, limits)
-    wrapped = classifier if isinstance(classifier, Classifier) else Classifier(classifier)
-    with wrapped.frozen(), _progress(progress) as say:
-        place = _device(device, wrapped)
+    limits = Thresholds() if thresholds is None else thresholds
+    settings = Settings(target, levels, walk, detail, saliency, limits, seed)
+    session = Session(classifier, generator, settings, device)
+    with session.classifier.frozen(), _progress(progress) as say:
+        images = picture[None].to(session.device)
         say("checking the classifier")
-        images = picture[None].to(place)
-        wrapped.check(images)
-        _require_classes(wrapped)
-        wanted = wrapped.target(target, images)
+        session.check(images)
         say("fitting the generator to the image")
-        chosen = _generator(generator, images).to(place)
-        say(f"walking to {len(asked)} levels")
-        scene = Scene(chosen, wrapped, wanted, images, strength=detail)
-        result = walker(scene, asked)
-        frames = _deliver(scene, result.latents[0])
-        table = _table(scene, result, asked, frames, limits)
-        say("checking the walk")
-        original, bare = _pictures(scene)
-        checks = _checks(scene, result.latents[0], table, original, bare, limits)
-        maps = _saliency(saliency, frames, table, original)
-        return Explanation(
-            target=wanted.label,
-            level_word=f"probability of {wanted.label}",
-            frames=table,
-            images=frames,
-            latents=result.latents[0].cpu(),
-            original=original,
-            bare=bare,
-            outcome=_outcome(table, result, original),
-            verdict=decide(checks),
-            checks=checks,
-            saliency=maps,
-            fidelity=None,
-            assumptions=_assumptions(scene, wanted, detail),
-            provenance=_provenance(scene, walker, asked, detail, saliency, seed, limits),
-            channel_names=chosen.channel_names,
-        )
+        plan = session.plan(images)
+        say("walking and checking the walk")
+        return session.explain(images, plan)[0]
 
 
-# -- what comes in ---------------------------------------------------------------------------------------
+@torch.inference_mode(mode=False)
+def explain_many(
+    images: object,
+    classifier: Classifier | nn.Module | Callable[[Tensor], Any],
+    *,
+    generator: Generator | str | Path = "auto",
+    target: TargetSpec = None,
+    levels: Levels | None = None,
+    walk: str | Walk = "gradient",
+    detail: float = 1.0,
+    saliency: Sequence[str] = ("difference",),
+    thresholds: Thresholds | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    batch_size: int = 32,
+    out: str | Path | None = None,
+) -> Explanations:
+    """Explain many images, each as :func:`explain` would on its own, walked together in batches.
+
+    Images are read when their batch begins, so a folder or a data set of any size needs the memory of one
+    batch; without ``out`` the explanations themselves are kept in memory. With ``out`` each batch is written
+    when it is done. The process may be killed at any moment; the same call goes on after the last batch
+    that was written. Images done before are read again, to make sure that they are the same.
+
+    Args:
+        images: Batch ``(N, C, H, W)``, list of anything :func:`explain` takes, folder of image files,
+            .zip, .npz, .csv or DataFrame with a column of paths, data set, or any other iterable; sizes may
+            differ. See :func:`explainer.image_stream.stream`.
+        classifier: As for :func:`explain`; so are the options that are not listed here.
+        generator: As for :func:`explain`; ``"auto"`` chooses for each image.
+        target: As for :func:`explain`; by default of each image its own.
+        levels: As for :func:`explain`.
+        walk: As for :func:`explain`.
+        detail: As for :func:`explain`.
+        saliency: As for :func:`explain`.
+        thresholds: As for :func:`explain`.
+        seed: As for :func:`explain`.
+        device: As for :func:`explain`.
+        progress: As for :func:`explain`.
+        batch_size: Images read, walked and written together; fewer walk together if they are large.
+        out: Folder to write to, new, empty, or begun by the same call.
+
+    Returns:
+        An :class:`Explanation` for each image, in their order, or an :class:`Outcome` for an image that
+        could not be explained.
+
+    Raises:
+        ImageError: There are no images, or they are none of the above.
+        ClassifierError: The classifier fails on every image of the first batch, or has no such target.
+        OptionError: An option outside its range.
+        OutputError: ``out`` holds something else, was begun with other settings or other images, or cannot
+            be written to. What was written before is kept.
+    """
+    limits = Thresholds() if thresholds is None else thresholds
+    settings = Settings(target, levels, walk, detail, saliency, limits, seed)
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise OptionError("batch_size", "must be at least 1", received=batch_size, remedy="32 suits 64 px.")
+    session = Session(classifier, generator, settings, device)
+    items, total = stream(images), count(images)
+    of = "" if total is None else f" of {total:,}"
+    folder = None if out is None else ResultFolder.begin(out, session.record())
+    kept: list[Explanation | Outcome] = []
+    with session.classifier.frozen(), _progress(progress) as say:
+        done = 0 if folder is None else _skip_done(items, folder, say)
+        failed = 0
+        for batch in _batches(items, batch_size):
+            say(f"{done:,}{of} images done" + (f", {failed:,} failed" if failed else ""))
+            results = _explain_batch(session, batch)
+            done += len(batch)
+            failed += sum(isinstance(result, Outcome) for _, result in results)
+            if folder is None:
+                kept += [result for _, result in results]
+            else:
+                named = zip(batch, results, strict=True)
+                folder.append([(item.name, mark, result) for item, (mark, result) in named])
+    if folder is None:
+        return Explanations(kept)
+    folder.finish()
+    return Explanations(Stored(folder.entries), complete=True, folder=folder.folder)
+
+
+# -- one batch ---------------------------------------------------------------------------------------------
+
+
+def _explain_batch(session: Session, batch: Sequence[Item]) -> list[tuple[str, Explanation | Outcome]]:
+    """What tells each image from another, and what became of it."""
+    marks: dict[int, str] = {}
+    results: dict[int, Explanation | Outcome] = {}
+    groups: dict[tuple[Plan, torch.Size], list[tuple[Item, Tensor]]] = {}
+    unsound: list[ClassifierError] = []
+    for item in batch:
+        try:
+            picture = item.load()
+        except UNREADABLE as error:
+            marks[item.index], results[item.index] = digest(error), _outcome(item, error)
+            continue
+        marks[item.index] = digest(picture)
+        image = picture[None].to(session.device)
+        try:
+            session.check(image)
+            plan = session.plan(image)
+        except UNREADABLE as error:
+            _raise_if_general(error)
+            results[item.index] = _outcome(item, error)
+            if isinstance(error, ClassifierError):
+                unsound.append(error)
+        else:
+            groups.setdefault((plan, image.shape), []).append((item, image))
+    if unsound and not session.checked:
+        raise unsound[0]
+    for (plan, shape), members in groups.items():
+        most = session.most_at_once(plan, shape, FRAME_BYTES)
+        for start in range(0, len(members), most):
+            results |= _explain_group(session, plan, members[start : start + most])
+    return [(marks[item.index], results[item.index]) for item in batch]
+
+
+def _explain_group(
+    session: Session, plan: Plan, members: Sequence[tuple[Item, Tensor]]
+) -> dict[int, Explanation | Outcome]:
+    """Images of one plan and one size together; if that fails, by halves, down to the image at fault."""
+    try:
+        explanations = session.explain(torch.cat([image for _, image in members]), plan)
+    except UNREADABLE as error:
+        _raise_if_general(error)
+        if len(members) == 1:
+            item = members[0][0]
+            return {item.index: _outcome(item, error)}
+        middle = len(members) // 2
+        first = _explain_group(session, plan, members[:middle])
+        return first | _explain_group(session, plan, members[middle:])
+    return {
+        item.index: _named(explanation, item)
+        for (item, _), explanation in zip(members, explanations, strict=True)
+    }
+
+
+def _raise_if_general(error: Exception) -> None:
+    """Raise an error that is not about one image: an option that fits none of them."""
+    of_target = isinstance(error, ClassifierError) and error.argument in ("target", "reference")
+    if of_target or isinstance(error, OptionError):
+        raise error
+
+
+def _outcome(item: Item, error: Exception) -> Outcome:
+    return Outcome.of(item.index, item.name, error)
+
+
+def _named(explanation: Explanation, item: Item) -> Explanation:
+    """The explanation with the place and name of its image."""
+    image = {**explanation.provenance["image"], "index": item.index, "name": item.name}
+    return replace(explanation, provenance={**explanation.provenance, "image": image})
+
+
+# -- the stream --------------------------------------------------------------------------------------------
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def _skip_done(items: Iterator[Item], folder: ResultFolder, say: Say) -> int:
+    """Go past the images that the folder holds already, which must be the same.
+
+    Raises:
+        OutputError: They are not.
+    """
+    for entry in folder.entries:
+        say(f"comparing image {entry.index + 1:,} of {len(folder.entries):,} done before")
+        item = next(items, None)
+        if item is None or item.digest() != entry.digest:
+            raise OutputError(
+                "out", "was begun with other images",
+                received=f"{'no image' if item is None else item.name} where {entry.name} was",
+                remedy="Choose a new folder, or pass the images of the first call.",
+            )  # fmt: skip
+    return len(folder.entries)
 
 
 @contextmanager
-def _progress(wanted: bool) -> Iterator[Callable[[str], None]]:
+def _progress(wanted: bool) -> Iterator[Say]:
     """A function that says what is being done, on stderr if that is a terminal."""
     console = Console(stderr=True)
     if not (wanted and console.is_terminal):
@@ -141,231 +302,3 @@ def _progress(wanted: bool) -> Iterator[Callable[[str], None]]:
         return
     with console.status("explaining") as status:
         yield lambda doing: status.update(f"explaining: {doing}")
-
-
-def _walk(walk: str | Walk) -> Walk:
-    if isinstance(walk, Walk):
-        return walk
-    if walk not in WALKS:
-        raise OptionError(
-            "walk", "is not known", received=walk, remedy=f"Choose one of {', '.join(WALKS)}, or pass a Walk."
-        )
-    return WALKS[walk]()
-
-
-def _require_options(detail: float, saliency: Sequence[str], limits: Thresholds) -> None:
-    if not isinstance(detail, int | float) or not 0 <= detail <= 1:
-        raise OptionError("detail", "must lie in [0, 1]", received=detail, remedy="1 carries all detail.")
-    if not isinstance(limits, Thresholds):
-        raise OptionError(
-            "thresholds", "must be a Thresholds", received=type(limits).__name__,
-            remedy="Pass for example Thresholds(level_error=.01).",
-        )  # fmt: skip
-    if not isinstance(saliency, tuple | list) or set(saliency) - set(SALIENCY):
-        raise OptionError(
-            "saliency", "must be a tuple of known methods", received=saliency,
-            remedy=f"Choose from {SALIENCY}; an empty tuple makes none.",
-        )  # fmt: skip
-
-
-def _require_classes(classifier: Classifier) -> None:
-    if classifier.kind == "regression":
-        raise ClassifierError(
-            "classifier", "is a regression, which explain does not walk yet", received="kind='regression'",
-            remedy='Explain the event you care about as a class: kind="binary" with the logit of it.',
-        )  # fmt: skip
-
-
-def _device(device: str | torch.device | None, classifier: Classifier) -> torch.device:
-    """The device asked for, else the classifier's own."""
-    if device is not None:
-        try:
-            return torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:  # torch raises either for a device it does not have
-            raise OptionError(
-                "device", "cannot be used here", received=device,
-                remedy=f"Use cpu ({str(error).splitlines()[0]}).",
-            ) from error  # fmt: skip
-    if classifier.device is not None:
-        return classifier.device
-    modules = modules_within(classifier.model)
-    return next((p.device for module in modules for p in module.parameters()), torch.device("cpu"))
-
-
-def _generator(generator: Generator | str | Path, images: Tensor) -> Generator:
-    if isinstance(generator, Generator):
-        chosen = generator
-    elif not isinstance(generator, str | Path):
-        raise OptionError(
-            "generator", "must be a generator, a name or a folder", received=type(generator).__name__,
-            remedy='Pass "auto", the name of a zoo generator, a folder, or a TwoStageVAE.',
-        )  # fmt: skip
-    elif generator == "auto":
-        return fitting_generator(images.cpu())
-    else:
-        chosen = load_generator(generator)
-    if chosen.shape[0] != images.shape[1]:
-        raise GeneratorError(
-            "generator", f"takes {chosen.shape[0]} channels", received=f"image with {images.shape[1]}",
-            remedy="Pass an image with those channels, or a generator of this image's.",
-        )  # fmt: skip
-    return chosen.eval()
-
-
-# -- what the walk delivered -----------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def _deliver(scene: Scene, latents: Tensor) -> Tensor:
-    rows = torch.zeros(len(latents), dtype=torch.long)
-    return scene.deliver(latents, rows).float().cpu()
-
-
-def _table(
-    scene: Scene, result: WalkResult, levels: Tensor, frames: Tensor, limits: Thresholds
-) -> pd.DataFrame:
-    """One row per level; achieved is what the classifier says of the delivered frame."""
-    device = scene.images.device
-    with torch.no_grad():
-        scores = scene.classifier.score(frames.to(device), scene.target).double().cpu()
-        units = scene.generator.normalise(frames.to(device))  # 8 bits of each channel's own range
-        eight_bit = scene.generator.denormalise((units * 255).round() / 255)
-        rounded = torch.sigmoid(scene.classifier.score(eight_bit, scene.target).double()).cpu()
-    achieved = torch.sigmoid(scores)
-    reached = (achieved - levels).abs() <= limits.level_error
-    reasons = [
-        "" if ok else reason or f"level {level:.2f} not reached: the frame achieves {got:.2f}"
-        for ok, reason, level, got in zip(
-            reached.tolist(), result.reasons[0], levels.tolist(), achieved.tolist(), strict=True
-        )
-    ]
-    return pd.DataFrame(
-        {
-            "level": levels.numpy(),
-            "achieved": achieved.numpy(),
-            "score": scores.numpy(),
-            "reached": reached.numpy(),
-            "reason": reasons,
-            "distance": (result.latents[0] - scene.z[0]).norm(dim=1).double().cpu().numpy(),
-            "rounded": rounded.numpy(),
-        }
-    )
-
-
-@torch.no_grad()
-def _pictures(scene: Scene) -> tuple[Picture, Picture]:
-    """The original at its own size, and its bare reconstruction at the generator's."""
-
-    def picture(images: Tensor) -> Picture:
-        return Picture(
-            image=images[0].float().cpu(),
-            score=float(scene.classifier.score(images, scene.target)[0]),
-            level=float(scene.classifier.level(images, scene.target)[0]),
-            class_name=scene.classifier.class_name(images),
-        )
-
-    return picture(scene.images), picture(scene.generator.bare(scene.small))
-
-
-def _checks(
-    scene: Scene, latents: Tensor, table: pd.DataFrame, original: Picture, bare: Picture, limits: Thresholds
-) -> tuple[Check, ...]:
-    return (
-        reconstruction(scene.generator, scene.small, limits),
-        reconstruction_gap(original.score, bare.score, original.class_name, bare.class_name, limits),
-        compatibility(table["level"], table["achieved"], table["reason"], limits),
-        rounding(table["achieved"], table["rounded"], limits),
-        code_typicality(scene.generator, latents, limits),
-        latent_closeness(scene.z[0], latents),
-    )
-
-
-def _saliency(
-    names: Sequence[str], frames: Tensor, table: pd.DataFrame, original: Picture
-) -> dict[str, SaliencyMap]:
-    achieved = table["achieved"].tolist()
-    return {name: difference(frames, achieved, original.image, original.level) for name in names}
-
-
-# -- what is said of it ----------------------------------------------------------------------------------
-
-
-def _outcome(table: pd.DataFrame, result: WalkResult, original: Picture) -> str:
-    reached = int(table["reached"].sum())
-    effort = f"{result.gradients:.0f} gradients and {result.evaluations:.0f} further evaluations"
-    first = (
-        f"From its own level {original.level:.2f} the image was walked to {reached} of {len(table)} levels "
-        f"with {effort}."
-    )
-    reasons = [reason for reason in table["reason"] if reason]
-    return f"{first} {reasons[0][0].upper()}{reasons[0][1:]}." if reasons else first
-
-
-def _assumptions(scene: Scene, target: Target, detail: float) -> tuple[str, ...]:
-    height, width = scene.images.shape[-2:]
-    top, left, rows, columns = scene.region
-    seen = (
-        "all of it"
-        if (rows, columns) == (height, width)
-        else f"rows {top}-{top + rows}, columns {left}-{left + columns}"
-    )
-    channels, inner_height, inner_width = scene.generator.shape
-    size = f"{inner_width}x{inner_height}"
-    resized = "" if (height, width) == (inner_height, inner_width) else (
-        f" The walk was made at {size} pixels; its frames were enlarged to {width}x{height} and carry the "
-        "image's finer detail where they do not change it."
-    )  # fmt: skip
-    return (
-        f"The classifier: {scene.classifier.preprocessing}",
-        f"The score is the log-odds of {target.label}; a level is its probability.",
-        f"The generator ({scene.generator.kind}, {channels} channels, {size}) sees {seen}.{resized}",
-        f"Carried detail: {detail:.0%} of what the code does not hold of this image is added to every frame, "
-        "less where the walk changes it.",
-    )
-
-
-def _provenance(
-    scene: Scene,
-    walk: Walk,
-    levels: Tensor,
-    detail: float,
-    saliency: Sequence[str],
-    seed: int,
-    limits: Thresholds,
-) -> dict[str, Any]:
-    return {
-        "versions": {name: _version(name) for name in VERSIONS} | {"python": platform.python_version()},
-        "image": {
-            "sha256": sha256(scene.images[0].float().cpu().contiguous().numpy().tobytes()),
-            "shape": list(scene.images.shape[1:]),
-        },
-        "classifier": {
-            "sha256": scene.classifier.fingerprint,
-            "kind": scene.classifier.kind,
-            "outputs": scene.classifier.outputs,
-        },
-        "target": asdict(scene.target),
-        "generator": {
-            "source": scene.generator.source,
-            "sha256": scene.generator.fingerprint,
-            "kind": scene.generator.kind,
-        },
-        "options": {
-            "walk": walk.name,
-            "radius": walk.radius,
-            "steps": walk.steps,
-            "levels": [round(level, 6) for level in levels.tolist()],
-            "detail": detail,
-            "saliency": list(saliency),
-            "seed": seed,
-            "device": str(scene.images.device),
-        },
-        "thresholds": asdict(limits),
-    }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

@@ -22,12 +22,22 @@ from torch import Tensor
 
 from explainer.errors import ModelFileError, OutputError
 
-__all__ = ["new_folder", "read_json", "read_tensors", "sha256", "write_json", "write_tensors"]
+__all__ = ["new_folder", "read_json", "read_tensors", "sha256", "state_sha256", "write_json", "write_tensors"]
 
 
 def sha256(content: bytes) -> str:
     """The SHA-256 of some bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of the names, types, shapes and contents of a module's state."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(content.numpy().tobytes())
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from explainer.report.training_figures import (
     history_figure,
     kl_figure,
     reconstruction_figure,
+    sample_figure,
     training_page,
 )
 from explainer.storage import read_json, write_json
@@ -166,15 +167,15 @@ def train(settings: Settings, out: Path, *, progress: bool) -> TrainingResult:
     out = out.resolve()
     images = read_image_set(settings.data, (settings.size, settings.size))
     shape = (images.shape[1], settings.size, settings.size)
-    code = {} if settings.latent_dim is None else {"latent_dim": settings.latent_dim}
-    generator = KINDS[settings.kind](shape, **code, seed=settings.seed)  # type: ignore[call-arg]
+    options: dict[str, Any] = {} if settings.latent_dim is None else {"latent_dim": settings.latent_dim}
+    generator = KINDS[settings.kind](shape, **options, seed=settings.seed)  # type: ignore[call-arg]
     held_out, training = _split(images, settings.seed)
     folder = checkpoints_of(out)
     _begin(folder, settings)
     try:
         generator.fit(
             training, steps=settings.steps, minutes=settings.minutes, seed=settings.seed,
-            flip=settings.flip, held_out=held_out, checkpoints=folder, progress=progress,
+            flip=settings.flip, held_out=held_out, resume_from=folder, progress=progress,
         )  # fmt: skip
     except ExplainerError:
         if not any(folder.glob("*.ckpt")):  # nothing was trained: the next attempt is not a continuation
@@ -241,20 +242,23 @@ def _page(
     generator: TrainableGenerator, health: Health, images: Tensor, settings: Settings, name: str
 ) -> str:
     """The page of figures; errors are in the generator's normalised units, as in the health."""
-    originals = generator.normalise(images[:DRAWN])
-    stages = {
-        **generator.stage_reconstructions(images[:DRAWN]),
-        "bare": generator.normalise(generator.bare(images[:DRAWN])),
-    }
+    names = generator.channel_names
+    originals = generator.normalise(images)
+    stages = {**generator.stage_reconstructions(images), "bare": generator.normalise(generator.bare(images))}
     rebuilt = {stage: values.cpu().numpy() for stage, values in stages.items()}
-    figures = {"Terms of the loss": history_figure(generator.history)}
+    figures = {"What the loss is made of": history_figure(generator.history, channel_names=names)}
     if health.kl:
         figures["Information in the code"] = kl_figure(health.kl)
     heading = "Held-out images and their reconstructions"
-    figures[heading] = reconstruction_figure(originals.cpu().numpy(), rebuilt)
+    figures[heading] = reconstruction_figure(
+        originals.cpu().numpy(), rebuilt, channel_names=names, most=DRAWN
+    )
+    samples = generator.normalise(generator.sample(DRAWN)).cpu().numpy()
+    figures["Samples of the prior"] = sample_figure(samples, channel_names=names)
     said = ", ".join(f"{key} {value}" for key, value in asdict(settings).items() if key != "data")
     sentences = [
         f"{health.status.capitalize()}. {health.sentence}",
+        *health.facts(),
         f"Measured on {health.images} images that were not trained on. Settings: {said}.",
     ]
     return training_page(f"Training of {name}", sentences, figures)

@@ -177,7 +177,9 @@ def test_kinds(
     target = classifier.target(None, picture)
     assert classifier.kind == kind
     assert classifier.class_names == names
-    assert target == Target(default, None, names[default], None)
+    assert target == Target(
+        default, None, names[default], None, "value" if kind == "regression" else "probability"
+    )
     logits = torch.tensor([-2.4, 0.8, -1.6])
     expected = {
         "binary": logits[0],
@@ -390,7 +392,7 @@ def test_binary_options_that_do_not_fit() -> None:
     [
         (
             {"model": 3},
-            "model: must be a module or a callable (received int). Pass for instance model.predict_proba.",
+            "model: must be a module or a callable (received int). Pass for instance model.forward.",
         ),
         (
             {"kind": "ordinal"},
@@ -527,3 +529,24 @@ def test_device() -> None:
     raw = Classifier(network, device="cuda").raw(images())
     assert raw.device.type == "cpu"
     assert state(network) == before
+
+
+def test_a_regression_has_its_unit_from_values_or_from_images():
+    images = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    value = lambda batch: torch.stack([batch.mean(dim=(1, 2, 3)), batch.amax(dim=(1, 2, 3))], 1)  # noqa: E731
+    expected = tuple(value(images)[:, 0].double().quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist())
+    given = Classifier(value, kind="regression", reference=value(images), class_names=("mean", "peak"))
+    assert given.target("mean", images).quartiles == pytest.approx(expected)
+    derived = Classifier(value, kind="regression", class_names=("mean", "peak"))
+    assert derived.target("mean", images).quartiles is None
+    target = derived.target("mean", images, reference=images)
+    assert target.quartiles == pytest.approx(expected)
+    assert_close(derived.level(images, target), value(images)[:, 0])
+    assert_close(derived.score(images, target), target.to_score(value(images)[:, 0]))
+
+
+def test_a_reference_is_for_a_regression_only():
+    with pytest.raises(OptionError, match=r'reference: is for a regression only.*kind="auto"'):
+        Classifier(lambda images: images, reference=[1.0, 2.0, 3.0, 4.0])
+    with pytest.raises(OptionError, match="reference: must hold finite values"):
+        Classifier(lambda images: images, kind="regression", reference=[1.0])

@@ -49,6 +49,28 @@ class Explained:
         return {"verdict": {"status": self.verdict.status}, "levels": [0.1, 0.9]}
 
 
+class Several:
+    """What pipeline.explain_many() returns, as far as the command uses it."""
+
+    failed = ()
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+        self.verdicts = {"trust": 2, "limits": 0, "distrust": 0} | {status: 2}
+
+    def summary(self) -> Any:
+        return types.SimpleNamespace(
+            failed=0,
+            verdicts=self.verdicts,
+            sentences=lambda: ["2 images [all]."],
+            to_dict=lambda: {"images": 2},
+        )
+
+    def to_html(self, path: Path) -> Path:
+        path.write_text("<html></html>")
+        return path
+
+
 class Desk:
     """Stand-ins for the zoo and the pipeline that note what they are asked."""
 
@@ -75,6 +97,10 @@ class Desk:
             raise self.error
         return Explained(self.verdict)
 
+    def explain_many(self, images: Any, classifier: Any, **options: Any) -> "Several":
+        self.asked = {"images": images, "classifier": classifier, **options}
+        return Several(self.verdict.status)
+
     def load_classifier(self, name: str) -> str:
         if name != "faces/smile":
             raise ModelFileError("classifier", "is not in the zoo", received=name, remedy="Take faces/smile.")
@@ -86,6 +112,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     desk = Desk()
     pipeline = types.ModuleType("explainer.pipeline")
     pipeline.explain = desk.explain  # type: ignore[attr-defined]
+    pipeline.explain_many = desk.explain_many  # type: ignore[attr-defined]
     zoo = types.ModuleType("explainer.generators.zoo")
     zoo.load_classifier = desk.load_classifier  # type: ignore[attr-defined]
     zoo.list_models = lambda: desk.cards  # type: ignore[attr-defined]
@@ -207,6 +234,34 @@ def test_wrong_crop_is_named(
     assert text in printed.err
     assert printed.out == ""
     assert desk.asked == {}
+
+
+@pytest.mark.parametrize(("status", "code"), [("trust", 0), ("limits", 0), ("distrust", 1)])
+def test_several_images_are_explained_together(
+    desk: Desk, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], status: str, code: int
+) -> None:
+    desk.verdict = Verdict(status)
+    out = tmp_path / "out"
+    words = ["explain", picture, picture, "--classifier", "faces/smile", "--out", out, "--level", ".2"]
+    assert ends_with(*words, "--batch-size", "5") == code
+    assert desk.asked["images"] == [picture, picture]
+    assert desk.asked["out"] == out / "explanations"
+    assert (desk.asked["batch_size"], desk.asked["levels"]) == (5, [0.2])
+    printed = capsys.readouterr().out
+    assert "2 images [all]." in printed
+    assert str(out / "index.html") in printed
+    assert ends_with(*words, "--json") == code
+    files = {"html": str(out / "index.html"), "explanations": str(out / "explanations")}
+    assert json.loads(capsys.readouterr().out) == {"summary": {"images": 2}, "failed": [], "files": files}
+
+
+def test_a_folder_is_several_images_and_has_no_crop(
+    desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ends_with("explain", tmp_path, "--classifier", "faces/smile") == 0
+    assert (desk.asked["images"], desk.asked["out"]) == (tmp_path, None)
+    assert ends_with("explain", tmp_path, "--classifier", "faces/smile", "--crop", "9,9,3") == 2
+    assert "crop: is for one image" in capsys.readouterr().err
 
 
 def test_crop_may_reach_the_edges(desk: Desk, picture: Path) -> None:

@@ -13,20 +13,24 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # A module imports only from entries before its own; inside a folder from left to right.
 ORDER = """
-    errors storage image_files image image_sets drawing synthetic metrics
-    frozen preprocessing target misuse classifier convnet
-    generators.base generators.networks generators.objectives generators.health generators.loop
+    errors storage image_files image image_sets image_stream drawing synthetic metrics counterfactual
+    frozen preprocessing target misuse estimators onnx_session exported_program classifier convnet
+    generators.base generators.networks generators.objectives generators.sampler generators.feed
+    generators.perception generators.sample_quality generators.health generators.loop
     generators.training generators.vae generators.infomax generators.two_stage generators.mixture
-    generators.guidance generators.adapters generators.cards generators.zoo
-    walks.base walks.gradient walks.linear walks.evolution walks.conditional
-    checks.base checks.consistency checks.compatibility checks.identity checks.realism checks.robustness
-    checks.nulls checks.verdict
-    saliency.base saliency.difference saliency.attribution saliency.sanity
-    replacement
+    generators.guidance generators.adapters generators.cards generators.zoo classifier_files
+    walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear walks.evolution
+    walks.head walks.conditional walks.diverse
+    checks.base checks.walked checks.ends checks.soundness checks.consistency checks.compatibility
+    checks.walk_back checks.embedding checks.identity checks.realism checks.robustness checks.surrogate
+    checks.nulls checks.verdict checks.suite
+    saliency.base saliency.difference saliency.score_module saliency.attribution saliency.methods
+    saliency.sanity saliency.truth
     report.output report.panels report.strip report.charts report.figures report.training_figures
-    report.page
-    explanation pipeline captum_attribution
-    bias.attributes bias.statistics bias.confounding bias.subgroups bias.discovery bias.audit
+    report.page report.sheet report.fidelity_chart report.fidelity_figures
+    fillers mutual_information pixel_order replacement_curves paired_comparison fidelity_result replacement
+    explanation result_folder explanations settings assembly session pipeline captum_attribution
+    bias.statistics bias.attributes bias.walking bias.confounding bias.subgroups bias.discovery bias.audit
     training_run cli
 """.split()
 FOLDERS = {name.split(".")[0] for name in ORDER if "." in name}
@@ -37,6 +41,7 @@ FORBIDDEN = {"torchvision", "pickle"}
 OPTIONAL = {
     "IPython",
     "dlib",
+    "face_recognition_models",
     "fairlearn",
     "onnx",
     "onnxruntime",

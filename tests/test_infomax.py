@@ -144,8 +144,8 @@ def test_the_same_seed_gives_the_same_weights_and_a_resumed_run_too(tmp_path, mo
 
     monkeypatch.setattr(interrupted, "loss", failing)
     with pytest.raises(RuntimeError, match="power"):
-        interrupted.fit(blobs(), steps=30, minutes=5, progress=False, checkpoints=tmp_path)
-    resumed = infomax().fit(blobs(), steps=30, minutes=5, progress=False, checkpoints=tmp_path)
+        interrupted.fit(blobs(), steps=30, minutes=5, progress=False, resume_from=tmp_path)
+    resumed = infomax().fit(blobs(), steps=30, minutes=5, progress=False, resume_from=tmp_path)
     for name, value in whole.state_dict().items():
         assert_allclose(resumed.state_dict()[name], value, atol=1e-6, err_msg=name)
 

@@ -202,13 +202,15 @@ def test_wrong_shape(shape: tuple[int, ...]) -> None:
     )
 
 
-@pytest.mark.parametrize("returned", [None, (torch.zeros(2),), {"logits": 1}, np.array(["a", "b"])])
+@pytest.mark.parametrize(
+    "returned", [None, (torch.zeros(2), torch.zeros(2)), {"scores": 1}, np.array(["a", "b"])]
+)
 def test_wrong_type(returned: object) -> None:
     with pytest.raises(ClassifierError) as caught:
         as_outputs(returned, 2)
     assert str(caught.value) == (
         f"classifier: must return a tensor or an array of numbers (received {type(returned).__name__}). "
-        "Wrap it, for instance lambda images: model(images).logits."
+        "Wrap it, for instance lambda images: model(images)[0]."
     )
 
 

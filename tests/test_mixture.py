@@ -214,8 +214,8 @@ def test_the_same_seed_gives_the_same_weights_and_a_resumed_run_too(tmp_path, mo
 
     monkeypatch.setattr(interrupted, "loss", failing)
     with pytest.raises(RuntimeError, match="power"):
-        interrupted.fit(images, steps=40, minutes=5, progress=False, checkpoints=tmp_path)
-    resumed = mixture().fit(images, steps=40, minutes=5, progress=False, checkpoints=tmp_path)
+        interrupted.fit(images, steps=40, minutes=5, progress=False, resume_from=tmp_path)
+    resumed = mixture().fit(images, steps=40, minutes=5, progress=False, resume_from=tmp_path)
     for name, value in whole.state_dict().items():
         assert_allclose(resumed.state_dict()[name], value, atol=1e-5, err_msg=name)
 

@@ -343,11 +343,6 @@ def test_classifiers_that_cannot_be_explained(image, generator, model, message):
         explain(image, model, generator=generator)
 
 
-def test_a_regression_is_refused_with_a_remedy(image, classifier, generator):
-    with pytest.raises(ClassifierError, match="is a regression, which explain does not walk yet"):
-        explain(image, Classifier(classifier, kind="regression"), generator=generator)
-
-
 def test_a_generator_of_other_channels_is_named(classifier, generator):
     with pytest.raises(GeneratorError, match=r"generator: takes 1 channels \(received image with 3\)"):
         explain(torch.rand(3, 16, 16), lambda images: classifier(images[:, :1]), generator=generator)

@@ -99,21 +99,23 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(tmp_path, monkeypatc
 
     monkeypatch.setattr(interrupted, "loss", failing)
     with pytest.raises(RuntimeError, match="power"):
-        interrupted.fit(blobs(), steps=40, minutes=5, progress=False, checkpoints=tmp_path)
-    resumed = two_stage().fit(blobs(), steps=40, minutes=5, progress=False, checkpoints=tmp_path)
+        interrupted.fit(blobs(), steps=40, minutes=5, progress=False, resume_from=tmp_path)
+    resumed = two_stage().fit(blobs(), steps=40, minutes=5, progress=False, resume_from=tmp_path)
     for name, value in whole.state_dict().items():
         assert_allclose(resumed.state_dict()[name], value, atol=1e-6, err_msg=name)
 
 
 def test_checkpoints_of_another_run_are_refused(tmp_path):
-    vae().fit(blobs(), steps=10, progress=False, checkpoints=tmp_path)
+    vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
     for options, name in (({"steps": 20}, "steps"), ({"seed": 1}, "seed")):
-        with pytest.raises(TrainingError, match=f"checkpoints: are those of a run with other {name}"):
-            vae().fit(blobs(), **{"steps": 10, **options}, progress=False, checkpoints=tmp_path)
+        with pytest.raises(
+            TrainingError, match=f"resume_from: holds the checkpoints of a run with other {name}"
+        ):
+            vae().fit(blobs(), **{"steps": 10, **options}, progress=False, resume_from=tmp_path)
     with pytest.raises(TrainingError, match="with other images"):
-        vae().fit(1 - blobs(), steps=10, progress=False, checkpoints=tmp_path)
+        vae().fit(1 - blobs(), steps=10, progress=False, resume_from=tmp_path)
     with pytest.raises(TrainingError, match="with other options"):
-        vae(beta=2.0).fit(blobs(), steps=10, progress=False, checkpoints=tmp_path)
+        vae(beta=2.0).fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
 
 
 class Payload:
@@ -122,10 +124,10 @@ class Payload:
 
 
 def test_a_checkpoint_that_holds_code_is_not_run(tmp_path):
-    vae().fit(blobs(), steps=10, progress=False, checkpoints=tmp_path)
+    vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
     torch.save({"global_step": 3, "state_dict": Payload()}, tmp_path / "vae.ckpt")
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
-        vae().fit(blobs(), steps=10, progress=False, checkpoints=tmp_path)
+        vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
 
 
 def test_a_small_code_that_reconstructs_well_is_not_called_collapsed():
@@ -177,7 +179,8 @@ def test_percentiles_codes_and_errors_are_stored():
 
 def test_the_minutes_cap_stops_the_run_and_anneals_it():
     generator = vae().fit(blobs(), steps=1_000_000, minutes=0.05, progress=False)
-    assert 0 < generator.history["step"].max() < 1_000_000
+    assert len(generator.history) > 0
+    assert generator.history["step"].max() < 1_000_000
 
 
 def test_unsigned_integers_are_divided_by_their_types_maximum():

@@ -7,6 +7,7 @@ from explainer.report.training_figures import (
     history_figure,
     kl_figure,
     reconstruction_figure,
+    sample_figure,
     training_page,
 )
 
@@ -37,7 +38,7 @@ def test_terms_are_drawn_by_phase_and_unit_and_only_errors_on_a_logarithmic_scal
     scales = {trace.name: axis_of(figure, trace).type for trace in figure.data}
     assert {name for name, scale in scales.items() if scale == "log"} == {"mse", "latent_mse"}
     assert first["mse"].yaxis != first["kl_nats"].yaxis != first["reconstruction_nats"].yaxis
-    assert {"reconstruction, nats per image", "nats per image", "mean squared error"} <= {
+    assert {"reconstruction, nats per image", "KL divergence, nats per image", "mean squared error"} <= {
         axis.title.text for axis in figure.select_yaxes()
     }
     assert [note.text for note in figure.layout.annotations] == ["stage 1", "stage &lt;2&gt;"]
@@ -67,12 +68,52 @@ def test_every_stage_has_a_row_and_the_error_of_every_channel_over_all_images():
     figure = reconstruction_figure(
         images, {"stage 1": images, "bare": worse}, channel_names=["DNA", "a<b"], most=2
     )
-    assert len(figure.data) == 3
+    assert len(figure.data) == 6
+    assert [note.text for note in figure.layout.annotations] == [
+        "DNA, originals",
+        "DNA, stage 1: MSE 0",
+        "DNA, bare: MSE 0",
+        "a&lt;b, originals",
+        "a&lt;b, stage 1: MSE 0",
+        "a&lt;b, bare: MSE 0.02",
+    ]
+
+
+def test_colour_images_have_one_row_per_stage_with_the_error_of_every_colour():
+    images = np.full((2, 3, 16, 16), 0.5)
+    redder = images.copy()
+    redder[:, 0] += 0.1
+    figure = reconstruction_figure(images, {"bare": redder})
     assert [note.text for note in figure.layout.annotations] == [
         "originals",
-        "stage 1: MSE 0 (channel DNA), 0 (channel a&lt;b)",
-        "bare: MSE 0 (channel DNA), 0.02 (channel a&lt;b)",
+        "bare: MSE 0.01 (red), 0 (green), 0 (blue)",
     ]
+
+
+def test_samples_have_a_row_or_one_for_every_channel():
+    assert len(sample_figure(np.zeros((4, 3, 8, 8))).data) == 1
+    named = sample_figure(np.zeros((4, 3, 8, 8)), channel_names=["a", "<b>", "c"])
+    assert [note.text for note in named.layout.annotations] == ["a", "&lt;b&gt;", "c"]
+    with pytest.raises(ImageError, match="samples: must be images"):
+        sample_figure(np.zeros((0, 3, 8, 8)))
+
+
+def test_every_term_has_the_axis_of_its_unit_and_channels_their_names():
+    history = pd.DataFrame(
+        {
+            "phase": ["vae"], "step": [0], "kl_nats": [9.0], "kl_largest_nats": [3.0],
+            "kl_median_nats": [1.0], "mutual_information_nats": [2.0], "active_units": [4.0],
+            "mse": [0.1], "mse_channel_1": [0.2], "l1": [0.1], "mmd": [0.1], "features_mse": [0.3],
+        }
+    )  # fmt: skip
+    figure = history_figure(history, channel_names=["DNA", "actin"])
+    axes = {trace.name: axis_of(figure, trace).title.text for trace in figure.data}
+    assert axes["kl_largest_nats"] == axes["kl_median_nats"] == "KL, nats per dimension"
+    assert axes["kl_nats"] == "KL divergence, nats per image"
+    assert axes["mutual_information_nats"] == "information I(x; z), nats"
+    assert axes["mse of actin"] == axes["mse"] == "mean squared error"
+    assert len(set(axes.values())) == 8
+    assert "mse of channel 1" in {trace.name for trace in history_figure(history).data}
 
 
 def test_images_that_do_not_match_are_refused():

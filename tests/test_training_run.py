@@ -97,6 +97,7 @@ def test_health_as_dict_is_json() -> None:
     assert health_as_dict(health) == {
         "images": 5, "mse": [0.1], "r2": [None], "ssim": [0.2], "kl": [],
         "stages": {"stage 1": {"mse": [0.3]}}, "status": "weak", "sentence": "It is weak.",
+        "active": None, "information": None, "samples": None, "probe": None,
     }  # fmt: skip
 
 
@@ -142,7 +143,7 @@ def test_a_run_that_is_stopped_continues_to_the_same_model(
     assert ends_with(*words, "--out", out) == 2
     assert "out: has the checkpoints of an unfinished run" in capsys.readouterr().err
     assert ends_with("train", "--out", out, "--resume", "--steps", "100") == 2
-    assert "checkpoints: are those of a run with other steps" in capsys.readouterr().err
+    assert "resume_from: holds the checkpoints of a run with other steps" in capsys.readouterr().err
     assert ends_with("train", "--out", out, "--resume") in (0, 1)
     assert not checkpoints.exists()
     assert ends_with(*words, "--out", tmp_path / "whole") in (0, 1)
@@ -174,7 +175,7 @@ def test_ctrl_c_is_answered_at_the_end_of_the_step_with_a_checkpoint(
     monkeypatch.setattr(stopped, "loss", interrupted)
     try:
         with pytest.raises(KeyboardInterrupt):
-            stopped.fit(blobs(), steps=60, progress=False, checkpoints=tmp_path)
+            stopped.fit(blobs(), steps=60, progress=False, resume_from=tmp_path)
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, before)
@@ -183,7 +184,7 @@ def test_ctrl_c_is_answered_at_the_end_of_the_step_with_a_checkpoint(
     assert kept["global_step"] == 30
     assert 0 < kept["elapsed"] < 60
     assert sorted(os.listdir(tmp_path)) == ["run.json", "vae.ckpt"]
-    resumed = small().fit(blobs(), steps=60, progress=False, checkpoints=tmp_path)
+    resumed = small().fit(blobs(), steps=60, progress=False, resume_from=tmp_path)
     for name, value in whole.state_dict().items():
         assert_allclose(resumed.state_dict()[name], value, atol=1e-6, err_msg=name)
     assert resumed.history["step"].tolist() == [0, 25, 50]

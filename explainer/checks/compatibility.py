@@ -4,12 +4,16 @@ Compatibility with f of Singla et al. 2020 (arXiv 1911.00483), on the delivered 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
-from explainer.checks.base import Check, Thresholds
+from explainer.checks.base import Check, Thresholds, status_above
+from explainer.checks.walked import Walked
+from explainer.metrics import Interval, wilson_interval
 
-__all__ = ["compatibility", "rounding"]
+__all__ = ["Calibration", "calibration", "compatibility", "rounding", "saturation"]
 
 
 def compatibility(
@@ -61,7 +65,104 @@ def rounding(achieved: Sequence[float], rounded: Sequence[float], thresholds: Th
         )
     return Check(
         "8-bit frames",
-        "limit",
+        "limit" if change <= thresholds.rounding_fail else "fail",
         f"Rounding to 8 bits moves a level by {change:.3f}: the classifier reads differences nobody can see.",
         values,
     )
+
+
+def saturation(walked: Walked, thresholds: Thresholds) -> Check:
+    """Is the classifier so sure of the image that all levels lie in one place of the walk?
+
+    Of a log-odds of 60 nine tenths are walked before the first level is met: the frames then show what the
+    walk did on the way, not what makes the difference between two levels.
+    """
+    score = abs(walked.original.score)
+    latents = walked.latents
+    longest = float((latents - walked.z).norm(dim=1).max())
+    span = float((latents[-1] - latents[0]).norm()) / max(longest, 1e-12)
+    values: dict[str, float | str] = {"score of the image": walked.original.score, "span of the levels": span}
+    if walked.target.measure == "value":
+        return Check("saturation", "info", "A value of a regression does not saturate.", values)
+    status = status_above(score, thresholds.saturation_limit, thresholds.saturation_fail)
+    said = f"The classifier's log-odds on the image are {walked.original.score:+.1f}"
+    if status == "pass":
+        return Check("saturation", "pass", f"{said}: it is not saturated.", values)
+    return Check(
+        "saturation",
+        status,
+        f"{said}: it is saturated, and its levels have no meaning in between; all frames together span "
+        f"{span:.0%} "
+        "of the walk's length.",
+        values,
+    )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Levels asked for against levels achieved, over the walks of a set.
+
+    Attributes:
+        table: One row per level: ``level``, ``mean``, ``low`` and ``high`` (5 and 95 % quantiles) of what was
+            achieved, ``largest error``, ``reached`` and ``unreached`` (counts), and the bounds ``reached
+            low`` and ``reached high`` of the share that was reached (Wilson).
+        monotone: Share of the walks whose achieved levels never fall, with its interval.
+        walks: Number of walks.
+    """
+
+    table: pd.DataFrame
+    monotone: Interval
+    walks: int
+
+    def check(self, thresholds: Thresholds) -> Check:
+        """All levels of all walks, summed up; what was not reached counts as a failure."""
+        unreached, frames = int(self.table["unreached"].sum()), self.walks * len(self.table)
+        share = 1 - unreached / frames
+        values: dict[str, float | str] = {
+            "walks": float(self.walks), "frames": float(frames), "unreached": float(unreached),
+            "largest error": float(self.table["largest error"].max()), "monotone": self.monotone.estimate,
+        }  # fmt: skip
+        said = (
+            f"Of {frames} frames {unreached} missed their level; {self.monotone.estimate:.1%} of "
+            f"{self.walks} walks "
+            "are monotone"
+        )
+        if share < thresholds.reached_limit or self.monotone.estimate < thresholds.reached_limit:
+            return Check("calibration", "fail", f"{said}.", values)
+        clean = unreached == 0 and self.monotone.estimate == 1
+        return Check("calibration", "pass" if clean else "limit", f"{said}.", values)
+
+
+def calibration(
+    levels: Sequence[float], achieved: Sequence[Sequence[float]], tolerance: float
+) -> Calibration:
+    """Calibration of a set of walks to the same levels.
+
+    Args:
+        levels: ``(L,)`` asked for, ascending.
+        achieved: ``(N, L)``, what the classifier says of the delivered frames.
+        tolerance: Largest error of a level that was reached.
+
+    >>> found = calibration([0.1, 0.9], [[0.11, 0.9], [0.1, 0.6]], 0.02)
+    >>> found.table["unreached"].tolist(), found.monotone.estimate
+    ([0, 1], 1.0)
+    """
+    wanted, got = np.asarray(levels, dtype=float), np.asarray(achieved, dtype=float)
+    errors = np.abs(got - wanted)
+    reached = (errors <= tolerance).sum(axis=0)
+    shares = [wilson_interval(int(count), len(got)) for count in reached]
+    rising = (np.diff(got, axis=1) >= -1e-6).all(axis=1)
+    table = pd.DataFrame(
+        {
+            "level": wanted,
+            "mean": got.mean(axis=0),
+            "low": np.quantile(got, 0.05, axis=0),
+            "high": np.quantile(got, 0.95, axis=0),
+            "largest error": errors.max(axis=0),
+            "reached": reached,
+            "unreached": len(got) - reached,
+            "reached low": [share.low for share in shares],
+            "reached high": [share.high for share in shares],
+        }
+    )
+    return Calibration(table, wilson_interval(int(rising.sum()), len(got)), len(got))

@@ -1,4 +1,10 @@
-"""From checks to one sentence: trust, trust with limits, or do not trust."""
+"""From checks to one sentence: trust, trust with limits, or do not trust.
+
+The decision table is :data:`DECISIONS`: for every check the worst it can lead to, and what a failure means
+in words, root causes first. A failure of a check that may lead to distrust is distrust; any other failure,
+and any limit, is a limit; ``"info"`` decides nothing. What another network says that was trained on labels
+is never a reason against an explanation: it need not follow a biased classifier.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +12,44 @@ from typing import Literal
 
 from explainer.checks.base import Check
 
-__all__ = ["Verdict", "decide"]
+__all__ = ["DECISIONS", "Decision", "Verdict", "decide"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a check can lead to.
+
+    Attributes:
+        worst: The worst it can lead to.
+        reason: What its failure means, a clause.
+    """
+
+    worst: Literal["distrust", "limits", "nothing"]
+    reason: str
+
+
+DECISIONS: dict[str, Decision] = {
+    "decoder": Decision("distrust", "the generator does not answer to its code"),
+    "code cycle": Decision("distrust", "encoder and decoder do not belong together"),
+    "compression": Decision("distrust", "the generator can say anything, adversarial noise included"),
+    "reconstruction": Decision("distrust", "the generator does not fit the image"),
+    "saturation": Decision("distrust", "the classifier is saturated"),
+    "stability": Decision("distrust", "the classifier is brittle"),
+    "8-bit frames": Decision("distrust", "the frames' levels hang on invisible differences"),
+    "reconstruction gap": Decision("distrust", "the classifier reads what the generator does not express"),
+    "detail swap": Decision("distrust", "the classifier reads what the generator does not express"),
+    "re-encoding": Decision("distrust", "what moved the classifier is not in the code"),
+    "surrogate": Decision("distrust", "the walk moves this classifier alone"),
+    "compatibility": Decision("distrust", "the walk did not get where it was asked to"),
+    "calibration": Decision("distrust", "the walks did not get where they were asked to"),
+    "walk back": Decision("distrust", "the walk cannot be undone"),
+    "typical codes": Decision("distrust", "the walk leaves the images the generator knows"),
+    "composition": Decision("limits", "reconstructing again and again drifts away"),
+    "identity": Decision("limits", "the walk does not keep the individual"),
+    "random direction": Decision("limits", "any direction moves the score as much"),
+    "latent closeness": Decision("nothing", ""),
+    "second network": Decision("nothing", "a network trained on labels need not follow the classifier"),
+}
 
 
 @dataclass(frozen=True)
@@ -25,19 +68,29 @@ class Verdict:
 
 
 def decide(checks: Sequence[Check]) -> Verdict:
-    """Any failed check: do not trust. Else any limit: trust with limits. Else: trust.
+    """The verdict of checks by the table; a check that is not in it counts as it says.
 
     >>> decide([Check("a", "pass", "Fine."), Check("b", "limit", "Not quite.")]).status
     'limits'
+    >>> decide([Check("decoder", "fail", "It is dead.")]).sentence
+    'Do not trust this explanation: the generator does not answer to its code (decoder).'
+    >>> decide([Check("second network", "fail", "It disagrees."), Check("a", "pass", "Fine.")]).status
+    'trust'
     """
-    failed = [check for check in checks if check.status == "fail"]
-    limited = [check for check in checks if check.status == "limit"]
+    order = {name: position for position, name in enumerate(DECISIONS)}
+    known = sorted(checks, key=lambda check: order.get(check.name, len(order)))
+    failed, limited = [], []
+    for check in known:
+        worst = DECISIONS[check.name].worst if check.name in DECISIONS else "distrust"
+        if check.status == "fail" and worst == "distrust":
+            failed.append(check)
+        elif check.status in ("fail", "limit") and worst != "nothing":
+            limited.append(check)
     if failed:
-        names = ", ".join(check.name for check in failed)
         return Verdict(
             "distrust",
-            f"Do not trust this explanation: {names} failed.",
-            tuple(c.sentence for c in failed + limited),
+            f"Do not trust this explanation: {'; '.join(_reasons(failed))}.",
+            tuple(check.sentence for check in failed + limited),
         )
     if limited:
         names = ", ".join(check.name for check in limited)
@@ -47,4 +100,16 @@ def decide(checks: Sequence[Check]) -> Verdict:
             tuple(check.sentence for check in limited),
         )
     passed = sum(check.status == "pass" for check in checks)
+    if not passed:
+        sentence = "Trust this explanation with limits: nothing was checked."
+        return Verdict("limits", sentence, (sentence,))
     return Verdict("trust", f"No check found a fault: all {passed} passed.", ())
+
+
+def _reasons(failed: Sequence[Check]) -> list[str]:
+    """Reasons, each once, with the names of the checks that gave it."""
+    names: dict[str, list[str]] = {}
+    for check in failed:
+        reason = DECISIONS[check.name].reason if check.name in DECISIONS else "a check failed"
+        names.setdefault(reason, []).append(check.name)
+    return [f"{reason} ({', '.join(given)})" for reason, given in names.items()]

@@ -12,14 +12,16 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from explainer.errors import DependencyError, GeneratorError, ModelFileError, OptionError
 from explainer.frozen import frozen, modules_within
 from explainer.generators.base import Generator
+from explainer.generators.feed import ImageSource, feed
 from explainer.generators.health import Health, measure_health
 from explainer.generators.objectives import gaussian_kl
-from explainer.generators.training import FEWEST_IMAGES, store_codes, store_intensity, usable_images
+from explainer.generators.training import FEWEST_IMAGES, store_codes, store_intensity
 
 __all__ = ["Adapter", "from_diffusers", "from_pythae"]
 
@@ -143,12 +145,12 @@ class Adapter(Generator):
 
     # -- what fit does for generators that are trained here -----------------------------------------
 
-    def calibrate(self, images: Tensor | np.ndarray, *, seed: int = 0) -> Self:
+    def calibrate(self, images: ImageSource, *, seed: int = 0) -> Self:
         """Store intensity percentiles, code statistics and error quantiles.
 
         Args:
             images: ``(N, C, H, W)`` like those to be explained, which the model was not trained on: floats
-                in [0, 1] or unsigned integers.
+                in [0, 1], unsigned integers, or anything else that ``fit`` of a VAE takes.
             seed: Chooses the images of the percentiles, where there are more than 2,000.
 
         Returns:
@@ -157,21 +159,25 @@ class Adapter(Generator):
         Raises:
             TrainingError: Unusable or fewer than 40 images.
         """
-        stored = usable_images(images, "images", self.shape, FEWEST_IMAGES)
+        stored = feed(images, "images", self.shape, FEWEST_IMAGES)
         store_intensity(self, stored, seed)
         store_codes(self, stored, stored)
         return self
 
-    def health(self, images: Tensor) -> Health:
-        """Measure this generator on images ``(N, C, H, W)`` in [0, 1] it was not trained on."""
+    def health(self, images: Tensor, labels: ArrayLike | None = None) -> Health:
+        """Measure this generator on images ``(N, C, H, W)`` in [0, 1], and on their classes if given."""
         self._require_shape(images)
-        return measure_health(self, images)
+        return measure_health(self, images, labels)
 
     @torch.no_grad()
     def sample(self, count: int, *, seed: int = 0) -> Tensor:
         """Images ``(count, C, H, W)`` decoded from the Gaussian of the codes that were calibrated on."""
         noise = torch.randn(count, self.latent_dim, generator=torch.Generator().manual_seed(seed))
         return self.decode(self.latent_mean + self.latent_std * noise.to(self.latent_mean))
+
+    def posterior_of(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
+        mean, log_variance = self.posterior(self.prepare(images))
+        return None if log_variance is None else (mean, log_variance)
 
     @torch.no_grad()
     def kl_per_dimension(self, images: Tensor) -> Tensor:

@@ -245,6 +245,10 @@ class Generator(nn.Module, ABC):
         """Distance ``(N,)`` of codes from the mean code, in standard deviations: near 1 is typical."""
         return ((z - self.latent_mean) / self.latent_std).square().mean(dim=1).sqrt()
 
+    def posterior_of(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Mean and log-variance ``(N, D)`` of the posterior of images in [0, 1]; None if there is none."""
+        return None
+
     def kl_per_dimension(self, images: Tensor) -> Tensor:
         """KL divergence of the posterior from the prior, ``(D,)`` nats; empty if there is no posterior."""
         return images.new_empty(0)

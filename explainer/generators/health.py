@@ -4,21 +4,48 @@ For every channel, in the generator's normalised units: the mean squared error o
 :math:`R^2_c = 1 - \mathrm{MSE}_c / \mathrm{Var}_c` against the mean image, and SSIM. For every latent
 dimension: the KL divergence from the prior, in nats. Active units alone do not show a collapse, so the
 verdict looks at the information in the code *and* at what is reconstructed.
+
+The KL divergence is the information of images and codes plus what the codes of all images together differ
+from the prior (Hoffman & Johnson 2016): :math:`\mathrm{KL} = I(x; z) + \mathrm{KL}[q(z) \| p(z)]`. So the
+information lies below it, and above what tells N images apart, which can see no more than log N
+(:func:`explainer.generators.objectives.encoded_information`); both ends are given.
 """
 
+import html
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from explainer import metrics
+from explainer.errors import OptionError
 from explainer.generators.base import Generator
+from explainer.generators.objectives import ACTIVE_NATS, encoded_information
+from explainer.generators.sample_quality import SampleQuality, sample_quality
 
-__all__ = ["Health", "measure_health"]
+__all__ = ["Health", "Probe", "measure_health"]
 
 COLLAPSED_NATS = 5.0
 BLURRED_R2 = 0.5
+FAR_SAMPLES = 10.0
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a linear classifier reads of labels from the codes.
+
+    Attributes:
+        accuracy: On images it was not fitted to (five folds), with Wilson's interval.
+        most_frequent: The share of the most frequent label, what a guess would reach.
+    """
+
+    accuracy: metrics.Interval
+    most_frequent: float
 
 
 @dataclass(frozen=True)
@@ -34,6 +61,10 @@ class Health:
         stages: The same measures of inner stages, by name.
         status: ``"healthy"``, ``"weak"`` or ``"collapsed"``.
         sentence: The verdict in words, with the remedy.
+        active: Dimensions with more than a hundredth of a nat; None without posterior variances.
+        information: Lower and upper bound on I(x; z) in nats; the lower one can be at most log N.
+        samples: Samples of the prior beside the images; None for fewer than 40 images.
+        probe: A linear classifier on the codes, if labels were given.
     """
 
     images: int
@@ -44,6 +75,67 @@ class Health:
     stages: dict[str, dict[str, tuple[float, ...]]]
     status: str
     sentence: str
+    active: int | None = None
+    information: tuple[float, float] | None = None
+    samples: SampleQuality | None = None
+    probe: Probe | None = None
+
+    def facts(self) -> list[str]:
+        """What was measured beside the channels, as sentences."""
+        said = []
+        if self.active is not None:
+            used = f"{self.active} of {len(self.kl)} dimensions"
+            said.append(f"The code holds {sum(self.kl):.1f} nats in {used} (KL divergence from the prior).")
+        if self.information is not None:
+            low, high = self.information
+            full = math.log(self.images)
+            limit = f", where {self.images:,} images can show {full:.1f}" if low > 0.95 * full else ""
+            said.append(
+                f"It tells images apart by at least {low:.1f} nats{limit}, and by at most {high:.1f}: "
+                "I(x; z)."
+            )
+        if self.samples is not None:
+            said.append(
+                f"Samples are {_interval(self.samples.distance)} from {self.samples.count} images, which are "
+                f"{_interval(self.samples.floor)} from as many others (Frechet distance of "
+                f"{self.samples.dimensions} local features)."
+            )
+        if self.probe is not None:
+            said.append(
+                f"A linear classifier reads the labels from the code with accuracy {self.probe.accuracy}; "
+                f"the most frequent one makes up {self.probe.most_frequent:.3f}."
+            )
+        return said
+
+    def rows(self, channel_names: Sequence[str] = ()) -> list[tuple[str, str, float, float, float]]:
+        """Stage, channel, MSE, R2 and SSIM of every stage and channel, ``bare`` last."""
+        whole = {"mse": self.mse, "r2": self.r2, "ssim": self.ssim}
+        return [
+            (stage, channel_names[channel] if channel_names else str(channel), *values)
+            for stage, measured in {**self.stages, "bare": whole}.items()
+            for channel, values in enumerate(zip(*(measured[key] for key in whole), strict=True))
+        ]
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        colour = {"healthy": "#2e7d32", "weak": "#b26a00", "collapsed": "#b3261e"}[self.status]
+        verdict = f'<b style="color:{colour}">{html.escape(self.status.capitalize())}.</b>'
+        heads = "".join(f"<th>{head}</th>" for head in ("reconstruction", "channel", "MSE", "R²", "SSIM"))
+        rows = "".join(
+            f"<tr><td>{html.escape(stage)}</td><td>{html.escape(channel)}</td>"
+            + "".join(f"<td>{value:.3g}</td>" for value in values)
+            + "</tr>"
+            for stage, channel, *values in self.rows()
+        )
+        facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in self.facts())
+        return (
+            f"<div><p>{verdict} {html.escape(self.sentence)} ({self.images:,} images)</p>"
+            f"<table><tr>{heads}</tr>{rows}</table><ul>{facts}</ul></div>"
+        )
+
+
+def _interval(found: metrics.Interval) -> str:
+    return f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def reconstruction_quality(images: Tensor, reconstructions: Tensor) -> dict[str, tuple[float, ...]]:
@@ -56,7 +148,7 @@ def reconstruction_quality(images: Tensor, reconstructions: Tensor) -> dict[str,
     }
 
 
-def _verdict(r2: tuple[float, ...], kl: tuple[float, ...]) -> tuple[str, str]:
+def _verdict(r2: tuple[float, ...], kl: tuple[float, ...], samples: SampleQuality | None) -> tuple[str, str]:
     if any(not np.isfinite(value) for value in (*r2, *kl)):
         return "collapsed", "The reconstruction is not finite: train again with a smaller learning rate."
     information = sum(kl)
@@ -72,13 +164,30 @@ def _verdict(r2: tuple[float, ...], kl: tuple[float, ...]) -> tuple[str, str]:
             f"Channel {worst} is reconstructed with R2 {r2[worst]:.2f} only: train longer, use a larger "
             "latent_dim, or treat what is seen in this channel with care."
         )
-    return "healthy", f"Every channel is reconstructed with R2 of at least {r2[worst]:.2f}."
+    said = f"Every channel is reconstructed with R2 of at least {r2[worst]:.2f}."
+    if samples is not None and samples.distance.estimate > FAR_SAMPLES * samples.floor.estimate:
+        said += " Its samples are not like images; if they are wanted: sampler=True, or TwoStageVAE."
+    return "healthy", said
 
 
 @torch.no_grad()
-def measure_health(generator: Generator, images: Tensor, *, batch_size: int = 128) -> Health:
-    """Measure a generator on images ``(N, C, H, W)`` in [0, 1] it was not trained on."""
-    truth, bare, divergences = [], [], []
+def measure_health(
+    generator: Generator, images: Tensor, labels: ArrayLike | None = None, *, batch_size: int = 128
+) -> Health:
+    """Measure a generator on images ``(N, C, H, W)`` in [0, 1] it was not trained on.
+
+    Args:
+        generator: The generator.
+        images: The images.
+        labels: One class for each image, ``(N,)``, for the linear probe.
+        batch_size: Images at a time.
+
+    Raises:
+        OptionError: Labels that are not one for each image, of at least two classes with five images each.
+    """
+    classes = None if labels is None else _classes(labels, len(images))
+    truth, bare, divergences, codes = [], [], [], []
+    posteriors: list[tuple[Tensor, Tensor]] = []
     layers: dict[str, list[Tensor]] = {}
     for batch in images.split(batch_size):
         truth.append(generator.normalise(batch))
@@ -86,15 +195,64 @@ def measure_health(generator: Generator, images: Tensor, *, batch_size: int = 12
         for name, reconstruction in generator.stage_reconstructions(batch).items():
             layers.setdefault(name, []).append(reconstruction)
         divergences.append(generator.kl_per_dimension(batch) * len(batch))
+        posterior = generator.posterior_of(batch)
+        codes.append(generator.encode(batch) if posterior is None else posterior[0])
+        posteriors += [] if posterior is None else [posterior]
     target = torch.cat(truth)
     quality = reconstruction_quality(target, torch.cat(bare))
     kl = (torch.stack(divergences).sum(0) / len(images)).tolist() if divergences[0].numel() else []
-    status, sentence = _verdict(quality["r2"], tuple(kl))
+    samples = sample_quality(generator, images, batch_size=batch_size)
+    status, sentence = _verdict(quality["r2"], tuple(kl), samples)
     return Health(
         images=len(images),
         kl=tuple(kl),
         stages={name: reconstruction_quality(target, torch.cat(parts)) for name, parts in layers.items()},
         status=status,
         sentence=sentence,
+        active=sum(value > ACTIVE_NATS for value in kl) if kl else None,
+        information=_information(posteriors, sum(kl)) if kl and posteriors else None,
+        samples=samples,
+        probe=None if classes is None else _probe(torch.cat(codes), classes),
         **quality,
+    )
+
+
+def _information(posteriors: list[tuple[Tensor, Tensor]], kl: float) -> tuple[float, float]:
+    """Lower and upper bound on I(x; z), nats."""
+    mean, log_variance = (torch.cat(parts).cpu() for parts in zip(*posteriors, strict=True))
+    epsilon = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
+    low = float(encoded_information(mean, log_variance, mean + (0.5 * log_variance).exp() * epsilon))
+    return min(max(low, 0.0), kl), kl
+
+
+def _classes(labels: ArrayLike, count: int) -> np.ndarray:
+    """Labels as whole numbers from 0."""
+    values = np.asarray(labels)
+    if values.shape != (count,):
+        raise OptionError(
+            "labels", f"must be one for each of the {count} images", received=f"shape {values.shape}",
+            remedy="Pass the classes in the order of the images.",
+        )  # fmt: skip
+    names, classes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    if len(names) < 2 or counts.min() < FOLDS:
+        raise OptionError(
+            "labels", f"must be at least two classes with at least {FOLDS} images each",
+            received=", ".join(f"{name}: {number}" for name, number in zip(names, counts, strict=True)),
+            remedy="Leave rare classes out, or put values that are not classes into bins.",
+        )  # fmt: skip
+    return classes
+
+
+def _probe(codes: Tensor, classes: np.ndarray) -> Probe:
+    from sklearn.linear_model import LogisticRegression  # takes a second to import
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    predicted = cross_val_predict(linear, codes.cpu().double().numpy(), classes, cv=folds)
+    right = int((predicted == classes).sum())
+    return Probe(
+        metrics.wilson_interval(right, len(classes)), float(np.bincount(classes).max() / len(classes))
     )

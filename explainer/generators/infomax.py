@@ -13,16 +13,16 @@ whose sum is the evidence bound, and the information beside them. Choose checkpo
 bound, never by a sum with the information in it.
 """
 
-from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from explainer.errors import OptionError, TrainingError
 from explainer.generators.base import initialised
-from explainer.generators.objectives import gaussian_kl, info_nce, jensen_shannon, nwj
+from explainer.generators.objectives import info_nce, jensen_shannon, nwj
 from explainer.generators.training import Phase
-from explainer.generators.vae import VAE, reparametrise
+from explainer.generators.vae import VAE, VAEOptions
 
 __all__ = ["BOUNDS", "InfoMaxVAE", "InformationCritic"]
 
@@ -147,14 +147,8 @@ class InfoMaxVAE(VAE):
         gamma: Weight of the information, in nats per nat; 0 trains nothing but the VAE.
         bound: ``"infonce"`` (at most log(batch + queue) nats), ``"jsd"`` or ``"nwj"``.
         queue: Codes of earlier batches that InfoNCE compares with.
-        latent_channels: As for :class:`VAE`, like all that follow.
-        widths: Channels at each resolution, starting at half the image's.
-        encoder_blocks: Residual blocks of the encoder at each resolution.
-        decoder_blocks: Residual blocks of the decoder at each resolution.
-        beta: Weight of the KL term; 1 is the evidence bound.
-        laplacian: Weight of the Laplacian-pyramid term.
-        tau: Width of the gate of the carried detail.
-        seed: Of the initial weights.
+        latent_channels: As for :class:`VAE`.
+        options: As for :class:`VAE`: networks, weights of the terms, tau, sampler, seed.
 
     Raises:
         OptionError: A negative ``gamma`` or ``queue``, or an unknown ``bound``.
@@ -175,22 +169,13 @@ class InfoMaxVAE(VAE):
         bound: str = "infonce",
         queue: int = 1024,
         latent_channels: int | None = None,
-        widths: Sequence[int] = (32, 64, 96),
-        encoder_blocks: Sequence[int] = (0, 1, 1),
-        decoder_blocks: Sequence[int] = (1, 1, 1),
-        beta: float = 1.0,
-        laplacian: float = 0.0,
-        tau: float = 0.03,
-        seed: int = 0,
+        **options: Unpack[VAEOptions],
     ) -> None:
-        super().__init__(
-            shape, latent_dim, latent_channels=latent_channels, widths=widths, encoder_blocks=encoder_blocks,
-            decoder_blocks=decoder_blocks, beta=beta, laplacian=laplacian, tau=tau, seed=seed,
-        )  # fmt: skip
+        super().__init__(shape, latent_dim, latent_channels=latent_channels, **options)
         if not gamma >= 0:
             raise OptionError("gamma", "must not be negative", received=gamma, remedy="1 is the paper's.")
         self.gamma = float(gamma)
-        with initialised(seed):
+        with initialised(options.get("seed", 0)):
             self.critic = InformationCritic(self.padded_shape, self.latent_dim, bound=bound, queue=queue)
 
     def phases(self) -> tuple[Phase, ...]:
@@ -199,10 +184,7 @@ class InfoMaxVAE(VAE):
     def loss(
         self, phase: Phase, prepared: Tensor, noise: torch.Generator, ramp: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        mean, log_variance = self.posterior(prepared)
-        z = reparametrise(mean, log_variance, noise)
-        kl = gaussian_kl(mean, log_variance).sum()
-        loss, terms = self.image_loss(prepared, self._decode(z), kl, self.beta * ramp)
+        loss, terms, z = self.evidence_loss(prepared, noise, ramp)
         objective, information = self.critic.information(prepared, z)
         return loss - self.gamma * objective / prepared[0].numel(), {**terms, **information}
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from explainer.generators.base import as_unit_interval
+from explainer.generators.feed import Feed
 
 __all__ = ["Loop", "run"]
 
@@ -42,7 +43,7 @@ Loss = Callable[[Tensor, torch.Generator, float], tuple[Tensor, dict[str, Tensor
 class _Batches(IterableDataset[Tensor]):
     """Index-seeded batches of storage-typed images, from step ``start`` to step ``steps``."""
 
-    def __init__(self, images: Tensor, batch_size: int, steps: int, seed: int) -> None:
+    def __init__(self, images: Feed, batch_size: int, steps: int, seed: int) -> None:
         self.images, self.batch_size, self.steps, self.seed = images, batch_size, steps, seed
         self.start = 0
 
@@ -213,12 +214,12 @@ class _Bar(pl.Callback):
         self.bar.stop()
 
 
-def run(loop: Loop, images: Tensor, batch_size: int, folder: Path, *, progress: bool) -> None:
+def run(loop: Loop, images: Feed, batch_size: int, folder: Path, *, progress: bool) -> None:
     """Run one phase to the end of its budget, continuing from its checkpoint if there is one.
 
     Args:
         loop: The phase.
-        images: Training images ``(N, C, H, W)`` as they are stored.
+        images: Training images.
         batch_size: Images a step.
         folder: Where ``<name>.ckpt`` is written at least every minute.
         progress: Show a progress bar when attached to a terminal.

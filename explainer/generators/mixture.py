@@ -18,16 +18,18 @@ prior from scratch is known to fail in many ways; what is done about each:
 
 import math
 import warnings
-from collections.abc import Sequence
 from itertools import cycle
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from explainer.errors import OptionError, TrainingError
 from explainer.generators.base import as_unit_interval, initialised
+from explainer.generators.feed import Feed
+from explainer.generators.objectives import maximum_mean_discrepancy
 from explainer.generators.training import Phase
-from explainer.generators.vae import VAE, reparametrise
+from explainer.generators.vae import VAE, VAEOptions, reparametrise
 
 __all__ = ["GaussianMixtureVAE", "mixture_kl", "mixture_log_densities"]
 
@@ -88,13 +90,8 @@ class GaussianMixtureVAE(VAE):
         components: Components ``K`` of the mixture.
         warm_up: Share of the training budget without the mixture.
         restarts: Fits of the mixture to the codes at the end of the warm-up.
-        widths: Channels at each resolution, starting at half the image's.
-        encoder_blocks: Residual blocks of the encoder at each resolution.
-        decoder_blocks: Residual blocks of the decoder at each resolution.
-        beta: Weight of the divergence from the prior; 1 is the evidence bound.
-        laplacian: Weight of the Laplacian-pyramid term.
-        tau: Width of the gate of the carried detail.
-        seed: Of the initial weights.
+        options: As for :class:`VAE`: networks, weights of the terms, tau, sampler (which then draws samples
+            of the whole mixture), seed.
 
     Raises:
         OptionError: No components or restarts, or a share outside (0, 1).
@@ -116,18 +113,9 @@ class GaussianMixtureVAE(VAE):
         *,
         warm_up: float = 0.4,
         restarts: int = 20,
-        widths: Sequence[int] = (32, 64, 96),
-        encoder_blocks: Sequence[int] = (0, 1, 1),
-        decoder_blocks: Sequence[int] = (1, 1, 1),
-        beta: float = 1.0,
-        laplacian: float = 0.0,
-        tau: float = 0.03,
-        seed: int = 0,
+        **options: Unpack[VAEOptions],
     ) -> None:
-        super().__init__(
-            shape, latent_dim, widths=widths, encoder_blocks=encoder_blocks, decoder_blocks=decoder_blocks,
-            beta=beta, laplacian=laplacian, tau=tau, seed=seed,
-        )  # fmt: skip
+        super().__init__(shape, latent_dim, **options)
         if components < 1 or restarts < 1:
             raise OptionError(
                 "components, restarts", "must be at least 1", received=(components, restarts),
@@ -139,7 +127,7 @@ class GaussianMixtureVAE(VAE):
             )
         self.components, self.restarts, self.warm_up = int(components), int(restarts), float(warm_up)
         self.prior_logits = nn.Parameter(torch.zeros(components))
-        with initialised(seed):
+        with initialised(options.get("seed", 0)):
             self.prior_means = nn.Parameter(torch.randn(components, latent_dim) / PRIOR_RATE)
         self.prior_log_variances = nn.Parameter(torch.zeros(components, latent_dim))
         self.register_buffer("usage", torch.full((components,), 1 / components))
@@ -172,12 +160,24 @@ class GaussianMixtureVAE(VAE):
         return mixture_log_densities(self.encode(images), *self.prior()).softmax(dim=1)
 
     @torch.no_grad()
-    def sample(self, count: int, component: int | None = None, *, seed: int = 0) -> Tensor:
+    def sample(
+        self, count: int, component: int | None = None, *, seed: int = 0, prior: str | None = None
+    ) -> Tensor:
         """Images ``(count, C, H, W)`` decoded from the mixture, or from one of its components.
 
+        Args:
+            count: Number of images.
+            component: Of the mixture; None for the whole.
+            seed: Of the draws.
+            prior: ``"standard"``, which is the mixture here, or ``"sampler"``; by default the sampler where
+                there is one and no component is named.
+
         Raises:
-            OptionError: There is no such component.
+            OptionError: There is no such component, or the prior is unknown.
+            GeneratorError: There is no sampler.
         """
+        if component is None and prior != "standard" and (self.sampler is not None or prior is not None):
+            return super().sample(count, seed=seed, prior=prior)
         if component is not None and not 0 <= component < self.components:
             raise OptionError(
                 "component", "does not exist", received=component,
@@ -197,7 +197,7 @@ class GaussianMixtureVAE(VAE):
     def phases(self) -> tuple[Phase, ...]:
         return Phase("warm-up", self.warm_up, self), Phase("mixture", 1 - self.warm_up, self)
 
-    def begin(self, phase: Phase, images: Tensor) -> None:
+    def begin(self, phase: Phase, images: Feed) -> None:
         """Fit the mixture to the codes once the warm-up is over.
 
         Raises:
@@ -210,10 +210,10 @@ class GaussianMixtureVAE(VAE):
             )  # fmt: skip
         if phase.name == "mixture":
             chosen = torch.randperm(len(images))[:START_IMAGES]  # seeded by fit, for each phase
-            self._fit_prior(*self._posteriors(images[chosen]))
+            self._fit_prior(*self._posteriors(images.part(chosen)))
 
     @torch.no_grad()
-    def _posteriors(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _posteriors(self, images: Feed) -> tuple[Tensor, Tensor]:
         self.eval()
         device = self.intensity.device
         parts = [self.posterior(self.prepare(as_unit_interval(p).to(device))) for p in images.split(256)]
@@ -262,6 +262,13 @@ class GaussianMixtureVAE(VAE):
         used = self._count(log_densities.detach())
         # No ramp: codes that were let go for a tenth of the budget would leave the clusters just found.
         loss, terms = self.image_loss(prepared, self._decode(z), kl, self.beta)
+        if self.mmd:
+            with torch.no_grad():
+                log_weights, means, log_variances = self.prior()
+                chosen = torch.multinomial(log_weights.exp(), len(z), replacement=True, generator=noise)
+                prior = reparametrise(means[chosen], log_variances[chosen], noise)
+            terms["mmd"] = maximum_mean_discrepancy(z, prior)
+            loss = loss + self.mmd * terms["mmd"]
         return loss, {**terms, "components_used": used}
 
     @torch.no_grad()

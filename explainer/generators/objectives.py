@@ -38,6 +38,7 @@ __all__ = [
     "gaussian_kl",
     "info_nce",
     "jensen_shannon",
+    "kl_terms",
     "laplacian_distance",
     "laplacian_pyramid",
     "maximum_mean_discrepancy",
@@ -45,6 +46,7 @@ __all__ = [
     "sigma_reconstruction",
 ]
 
+ACTIVE_NATS = 0.01
 _LOG_SIGMA_FLOOR = -6.0
 _SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -87,6 +89,20 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     tensor([0.5000, 0.5000])
     """
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(dim=0)
+
+
+def kl_terms(kl: Tensor) -> dict[str, Tensor]:
+    """What a history says of the KL divergence ``(D,)`` of a batch: the sum, and how it is spread.
+
+    A dimension counts as active from a hundredth of a nat.
+
+    >>> {name: float(value) for name, value in kl_terms(torch.tensor([0.0, 0.5, 2.0])).items()}
+    {'kl_nats': 2.5, 'kl_largest_nats': 2.0, 'kl_median_nats': 0.5, 'active_units': 2.0}
+    """
+    kl = kl.detach()
+    active = (kl > ACTIVE_NATS).sum().float()
+    return {"kl_nats": kl.sum(), "kl_largest_nats": kl.max(), "kl_median_nats": kl.median(),
+            "active_units": active}  # fmt: skip
 
 
 def laplacian_pyramid(images: Tensor, levels: int) -> list[Tensor]:

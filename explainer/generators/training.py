@@ -8,6 +8,8 @@ import math
 import os
 import tempfile
 from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -15,12 +17,17 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from explainer.errors import OptionError, TrainingError
+from explainer.classifier import Classifier
+from explainer.errors import GeneratorError, OptionError, TrainingError
 from explainer.generators.base import Generator, as_unit_interval
+from explainer.generators.feed import Feed, ImageSource, feed
 from explainer.generators.health import Health, measure_health
-from explainer.storage import new_folder, read_json, sha256, write_json, write_tensors
+from explainer.generators.perception import Perception, perception
+from explainer.generators.sampler import CodeSampler
+from explainer.storage import new_folder, read_json, write_json, write_tensors
 
 if TYPE_CHECKING:
     from explainer.generators.loop import Loss
@@ -33,12 +40,12 @@ __all__ = [
     "TrainableGenerator",
     "store_codes",
     "store_intensity",
-    "usable_images",
 ]
 
 CARD = "card.json"
 CARD_FORMAT = 1
 FEWEST_IMAGES = 40
+MOST_VALUES = 25_000_000  # of the images that percentiles and feature variances are taken from
 QUANTILES = (0.5, 0.9, 0.95, 0.975, 0.99, 0.999, 1.0)
 
 
@@ -58,7 +65,29 @@ class Phase:
 
 
 class TrainableGenerator(Generator):
-    """A generator with phases and a loss: ``fit`` trains it and stores what inference needs to know."""
+    """A generator with phases and a loss: ``fit`` trains it and stores what inference needs to know.
+
+    Args:
+        shape: ``(C, H, W)`` of the images.
+        latent_dim: Dimensions ``D`` of the code.
+        multiple: As for :class:`Generator`, like ``tau``.
+        tau: Width of the gate of the carried detail.
+        sampler: Fit a second, small VAE to the codes at the end (see :mod:`explainer.generators.sampler`),
+            so that samples look like images.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        latent_dim: int,
+        *,
+        multiple: int,
+        tau: float,
+        sampler: bool = False,
+    ) -> None:
+        super().__init__(shape, latent_dim, multiple=multiple, tau=tau)
+        self.sampler = CodeSampler(self.latent_dim) if sampler else None
+        self.perceive: Perception | None = None  # while fit runs, with a classifier
 
     @abstractmethod
     def phases(self) -> tuple[Phase, ...]:
@@ -77,12 +106,39 @@ class TrainableGenerator(Generator):
             ramp: Weight of the KL term, 0 to 1 over the first tenth of the budget.
         """
 
-    def begin(self, phase: Phase, images: Tensor) -> None:
-        """Called before a phase with the storage-typed training images."""
+    def begin(self, phase: Phase, images: Feed) -> None:
+        """Called before a phase with the training images."""
+
+    @torch.no_grad()
+    def sample(self, count: int, *, seed: int = 0, prior: str | None = None) -> Tensor:
+        """Images ``(count, C, H, W)`` of codes that are drawn from a prior.
+
+        Args:
+            count: Number of images.
+            seed: Of the draws.
+            prior: ``"standard"``, the standard normal, or ``"sampler"``, the second VAE; by default the
+                sampler where there is one.
+
+        Raises:
+            OptionError: An unknown prior.
+            GeneratorError: There is no sampler.
+        """
+        if prior not in (None, "standard", "sampler"):
+            raise OptionError(
+                "prior", "is unknown", received=prior, remedy='Choose one of: "standard", "sampler".'
+            )
+        if prior == "sampler" and self.sampler is None:
+            raise GeneratorError(
+                "prior", "there is no sampler", received=prior,
+                remedy="Build and train the generator with sampler=True.",
+            )  # fmt: skip
+        if self.sampler is None or prior == "standard":
+            return super().sample(count, seed=seed)
+        return self.decode(self.sampler.draw(count, torch.Generator().manual_seed(seed)))
 
     def fit(
         self,
-        images: Tensor | np.ndarray,
+        images: ImageSource,
         *,
         steps: int = 20_000,
         minutes: float = 30.0,
@@ -90,16 +146,18 @@ class TrainableGenerator(Generator):
         batch_size: int = 32,
         learning_rate: float = 1e-3,
         flip: bool = False,
-        held_out: Tensor | np.ndarray | None = None,
-        checkpoints: str | Path | None = None,
+        held_out: ImageSource | None = None,
+        classifier: Classifier | nn.Module | None = None,
+        resume_from: str | Path | None = None,
         progress: bool = True,
-        device: str | torch.device | None = None,
+        devices: str | torch.device | Sequence[str | torch.device] | None = None,
     ) -> Self:
         """Train on images and store intensity percentiles, code statistics and error quantiles.
 
         Args:
             images: ``(N, C, H, W)``: floats in [0, 1], or unsigned integers, which are divided by their
-                type's maximum.
+                type's maximum; a folder, .zip, .npz or .csv, or a DataFrame of paths; or a ``Dataset``. They
+                are held as they are stored, or read batch by batch (see :mod:`explainer.generators.feed`).
             steps: Optimiser steps over all phases. This is the reproducible budget.
             minutes: Upper bound on the time; if it binds, the learning rate is annealed to it.
             seed: Decides batches and noise; the initial weights come from the constructor's ``seed``.
@@ -107,19 +165,21 @@ class TrainableGenerator(Generator):
             learning_rate: Peak rate of Adam, after 100 warm-up steps and before the cosine.
             flip: Mirror half of the images (where left and right mean nothing).
             held_out: Images of the error quantiles; by default 5 % of ``images``, 5 to 500, are set aside.
-            checkpoints: Folder for checkpoints; a run that finds its own checkpoint there continues, with
+            classifier: Whose features reconstructions shall keep, for a generator with ``features > 0``.
+            resume_from: Folder for checkpoints; a run that finds its own checkpoint there continues, with
                 the weights it would have had. Those of another run are an error.
             progress: Show a progress bar when attached to a terminal.
-            device: ``"cpu"``, ``"cuda"``, ...; by default where the generator is.
+            devices: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or a list of one; by default where the generator is.
 
         Returns:
             The generator itself, trained, in evaluation mode. ``history`` holds the loss terms.
 
         Raises:
-            OptionError: A budget that is not positive.
+            OptionError: A budget that is not positive, several devices, or a classifier that is missing or
+                would not be used.
             TrainingError: Unusable or fewer than 40 images, checkpoints of another run, or more than ten
                 steps and more than a tenth of a phase without a finite gradient.
-            KeyboardInterrupt: Ctrl-C; what was trained until then is in ``checkpoints``.
+            KeyboardInterrupt: Ctrl-C; what was trained until then is in ``resume_from``.
         """
         from explainer.generators.loop import Loop, run  # imports Lightning, which takes seconds
 
@@ -130,23 +190,27 @@ class TrainableGenerator(Generator):
                 received=(steps, minutes, batch_size, learning_rate),
                 remedy="Pass for example steps=20_000, minutes=30.",
             )
-        stored = usable_images(images, "images", self.shape, FEWEST_IMAGES)
-        order = torch.randperm(len(stored), generator=torch.Generator().manual_seed(seed))
+        place = self._place(devices)
+        given = feed(images, "images", self.shape, FEWEST_IMAGES)
+        order = torch.randperm(len(given), generator=torch.Generator().manual_seed(seed))
         if held_out is None:
-            aside = min(500, max(5, len(stored) // 20))
-            kept, training = stored[order[:aside]], stored[order[aside:]]
+            aside = min(500, max(5, len(given) // 20))
+            kept, training = given.part(order[:aside]), given.part(order[aside:])
         else:
-            kept, training = usable_images(held_out, "held_out", self.shape, 2), stored[order]
-        place = torch.device(device) if device is not None else self.intensity.device
+            kept, training = feed(held_out, "held_out", self.shape, 2), given.part(order)
         self.to(place)
         store_intensity(self, training, seed)
         rows: list[dict[str, float | str]] = []
         skipped = 0
-        with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng():
-            folder = Path(checkpoints) if checkpoints is not None else Path(scratch)
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            torch.random.fork_rng(),
+            self._perceiving(classifier, training),
+        ):
+            folder = Path(resume_from) if resume_from is not None else Path(scratch)
             run_of = {"kind": self.kind, "options": self.options(), "steps": steps, "seed": seed,
                       "batch_size": batch_size, "learning_rate": learning_rate, "flip": flip,
-                      "images": _digest(training)}  # fmt: skip
+                      "images": training.digest()}  # fmt: skip
             _claim(folder, run_of)
             for number, phase in enumerate(self.phases()):
                 torch.manual_seed(seed + number)
@@ -174,15 +238,23 @@ class TrainableGenerator(Generator):
                         remedy="Train again with a smaller learning rate.",
                     )  # fmt: skip
         self.requires_grad_(False).eval()
+        if self.sampler is not None:
+            fitted = self.sampler.fit(*self._codes_of(training), steps=steps, seed=seed)
+            rows += [{"phase": "sampler", **row} for row in fitted]
         self.history = pd.DataFrame(rows)
         self.skipped_steps = skipped
         store_codes(self, training, kept)
         return self
 
-    def health(self, images: Tensor) -> Health:
-        """Measure this generator on images ``(N, C, H, W)`` in [0, 1] it was not trained on."""
+    def health(self, images: Tensor, labels: ArrayLike | None = None) -> Health:
+        """Measure this generator on images it was not trained on.
+
+        Args:
+            images: ``(N, C, H, W)`` in [0, 1].
+            labels: One class for each image, for a linear probe of the code.
+        """
         self._require_shape(images)
-        return measure_health(self, images)
+        return measure_health(self, images, labels)
 
     def entry(self, folder: Path, *, half: bool = False) -> dict[str, object]:
         """Write the weights into an existing folder and return what a card says of them."""
@@ -214,40 +286,73 @@ class TrainableGenerator(Generator):
             }
             write_json(place / CARD, card)
 
+    def options(self) -> dict[str, object]:
+        return {**super().options(), **({"sampler": True} if self.sampler is not None else {})}
+
+    @torch.no_grad()
+    def _codes_of(self, images: Feed) -> tuple[Tensor, Tensor]:
+        """Means and log-variances ``(N, D)`` of the posteriors of images."""
+        device = self.intensity.device
+        parts = [self.posterior_of(as_unit_interval(part).to(device)) for part in images.split(256)]
+        means, log_variances = zip(*(part for part in parts if part is not None), strict=True)
+        return torch.cat(means), torch.cat(log_variances)
+
+    def _place(self, devices: str | torch.device | Sequence[str | torch.device] | None) -> torch.device:
+        """The device to train on."""
+        if devices is None:
+            return self.intensity.device
+        named = [devices] if isinstance(devices, str | torch.device) else list(devices)
+        if len(named) != 1:
+            raise OptionError(
+                "devices", "must be one device: a run is not split over several",
+                received=", ".join(map(str, named)) or "none", remedy='Pass for example devices="cuda".',
+            )  # fmt: skip
+        try:
+            return torch.device(named[0])
+        except RuntimeError as error:
+            raise OptionError(
+                "devices", "is no device", received=named[0], remedy='Pass "cpu", "cuda" or "cuda:1".'
+            ) from error
+
+    @contextmanager
+    def _perceiving(self, classifier: Classifier | nn.Module | None, images: Feed) -> Iterator[None]:
+        """While the features of a classifier are part of the loss."""
+        wanted = bool(self.options().get("features"))
+        if wanted != (classifier is not None):
+            problem = "is needed for the features" if wanted else "would not be used"
+            raise OptionError(
+                "classifier", problem, received="None" if wanted else type(classifier).__name__,
+                remedy="Pass it to fit, and features=.1 to the constructor; or neither of them.",
+            )  # fmt: skip
+        if classifier is None:
+            yield
+            return
+        device = self.intensity.device
+        known = images.part(slice(_few(self.shape))).split(64)
+        batches = (as_unit_interval(part).to(device) for part in known)
+        with perception(classifier, batches) as features:
+            inner = [module for module in self.modules() if isinstance(module, TrainableGenerator)]
+            for generator in inner:
+                generator.perceive = lambda y: features(self.denormalise(self.crop(y)).clamp(0, 1))
+            try:
+                yield
+            finally:
+                for generator in inner:
+                    generator.perceive = None
+
     def _loss_of(self, phase: Phase) -> "Loss":
         return lambda images, noise, ramp: self.loss(phase, self.prepare(images), noise, ramp)
 
 
-def usable_images(
-    images: Tensor | np.ndarray, argument: str, shape: tuple[int, int, int], fewest: int
-) -> Tensor:
-    """Images as they are stored, if there are enough of this shape in a type and range that is clear."""
-    stored = torch.as_tensor(images)
-    if stored.ndim != 4 or tuple(stored.shape[1:]) != shape or len(stored) < fewest:
-        raise TrainingError(
-            argument,
-            f"must be at least {fewest} images of shape {shape}",
-            received=tuple(stored.shape),
-            remedy="Stack them to (N, C, H, W); read folders with explainer.as_images.",
-        )  # fmt: skip
-    if stored.dtype not in (torch.uint8, torch.uint16) and not stored.is_floating_point():
-        raise TrainingError(
-            argument, "must be floats in [0, 1], uint8 or uint16", received=stored.dtype,
-            remedy="Read them with as_images(..., range=(low, high)).",
-        )  # fmt: skip
-    if stored.is_floating_point():
-        low, high = float(stored.min()), float(stored.max())
-        if not (math.isfinite(low) and math.isfinite(high) and low >= -1e-6 and high <= 1 + 1e-6):
-            raise TrainingError(
-                argument, "must be finite and lie in [0, 1]", received=f"[{low}, {high}]",
-                remedy="Rescale them, or read them with as_images(..., range=(low, high)).",
-            )  # fmt: skip
-    return stored
+def _few(shape: tuple[int, int, int]) -> int:
+    """How many images of a shape statistics of pixels are taken from: 2,000, fewer if they are large."""
+    return min(2000, max(FEWEST_IMAGES, MOST_VALUES // math.prod(shape)))
 
 
-def store_intensity(generator: Generator, images: Tensor, seed: int) -> None:
+def store_intensity(generator: Generator, images: Feed, seed: int) -> None:
     """The 0.1 and 99.9 percentiles of every channel, on at most 2,000 images."""
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:2000]
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    chosen = order[: _few(generator.shape)]
     pixels = as_unit_interval(images[chosen]).transpose(0, 1).flatten(1).numpy()
     bounds = np.quantile(pixels, [0.001, 0.999], axis=1)
     flat = np.flatnonzero(bounds[1] - bounds[0] <= 0)
@@ -260,32 +365,25 @@ def store_intensity(generator: Generator, images: Tensor, seed: int) -> None:
 
 
 @torch.no_grad()
-def store_codes(generator: Generator, training: Tensor, held_out: Tensor) -> None:
+def store_codes(generator: Generator, training: Feed, held_out: Feed) -> None:
     """Mean and deviation of the codes, and quantiles of the errors of held-out images."""
     device = generator.intensity.device
 
-    def codes_of(images: Tensor) -> Tensor:
-        return torch.cat([generator.encode(as_unit_interval(part).to(device)) for part in images.split(256)])
+    def measured_on(images: Feed, measure: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.cat([measure(as_unit_interval(part).to(device)) for part in images.split(256)])
 
-    codes = codes_of(training[:5000])
+    codes = measured_on(training.part(slice(5000)), generator.encode)
     generator.latent_mean.copy_(codes.mean(0))
     generator.latent_std.copy_(codes.std(0).clamp_min(1e-6))
-    parts = [as_unit_interval(part).to(device) for part in held_out.split(256)]
     measured = {
-        "bare": torch.cat([generator.bare_error(part) for part in parts]),
-        "unexplained": torch.cat([generator.unexplained(part) for part in parts]),
-        "typicality": generator.typicality(codes_of(held_out)),
+        "bare": measured_on(held_out, generator.bare_error),
+        "unexplained": measured_on(held_out, generator.unexplained),
+        "typicality": generator.typicality(measured_on(held_out, generator.encode)),
     }
     generator.quantiles = {
         name: {f"{q:g}": float(torch.quantile(values.double().cpu(), q)) for q in QUANTILES}
         for name, values in measured.items()
     }
-
-
-def _digest(images: Tensor) -> str:
-    """A fingerprint of training images: their number, type and a hundred of them."""
-    some = images[:: max(1, len(images) // 100)].contiguous()
-    return f"{len(images)} {images.dtype} {sha256(some.view(torch.uint8).numpy().tobytes())}"
 
 
 def _claim(folder: Path, run_of: dict[str, object]) -> None:
@@ -301,10 +399,10 @@ def _claim(folder: Path, run_of: dict[str, object]) -> None:
         write_json(part, run_of)
         os.replace(part, note)
         return
-    before = read_json(note, "checkpoints")
+    before = read_json(note, "resume_from")
     changed = [name for name in run_of if before.get(name) != run_of[name]]
     if changed:
         raise TrainingError(
-            "checkpoints", f"are those of a run with other {', '.join(changed)}", received=folder,
+            "resume_from", f"holds the checkpoints of a run with other {', '.join(changed)}", received=folder,
             remedy="Choose an empty folder, or repeat that run's settings to continue it.",
         )  # fmt: skip

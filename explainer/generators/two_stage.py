@@ -13,6 +13,11 @@ the pixel residual what is left, and both fade out where the walk changes the im
 :math:`M_1 = \exp(-\mathrm{blur}_3(\overline{|H(z_2') - H(z_2)|}) / \tau_1)`, in whitened units, is what keeps
 teeth from shining through a mouth that has closed.
 
+Either stage may also maximise a bound on the information of images and its codes, ``gamma = (g1, g2)``
+(:mod:`explainer.generators.infomax`): a two-stage InfoMax VAE. Each stage has a critic of its own, trained
+with it in one pass; stage 1 is frozen while stage 2 learns. A code of three dimensions, to be plotted, needs
+no more than ``latent_dim=3``.
+
 Two-stage VAEs: Dai & Wipf 2019 (arXiv 1903.05789).
 """
 
@@ -23,10 +28,12 @@ from torch import Tensor, nn
 
 from explainer.errors import OptionError
 from explainer.generators.base import Detail, as_unit_interval, gate, initialised
+from explainer.generators.feed import Feed
+from explainer.generators.infomax import InfoMaxVAE, InformationCritic
 from explainer.generators.networks import MapDecoder, MapEncoder, split_gaussian
-from explainer.generators.objectives import gaussian_kl
+from explainer.generators.objectives import gaussian_kl, kl_terms, maximum_mean_discrepancy
 from explainer.generators.training import Phase, TrainableGenerator
-from explainer.generators.vae import VAE, reparametrise
+from explainer.generators.vae import VAE, VAEOptions, reparametrise
 
 __all__ = ["TwoStageVAE"]
 
@@ -42,11 +49,18 @@ class TwoStageVAE(TrainableGenerator):
         encoder_blocks: Residual blocks of the first encoder at each resolution.
         decoder_blocks: Residual blocks of the first decoder at each resolution.
         code_width: Channels of stage 2.
-        laplacian: Weight of the Laplacian-pyramid term in both stages.
+        laplacian: Weight of the Laplacian-pyramid term in both stages, per pixel value; see :class:`VAE`.
+        l1: Weight of the mean absolute difference in both stages.
+        features: Weight of the features of the classifier that ``fit`` is given, in both stages; try .1.
+        mmd: Weight of the maximum mean discrepancy of the compact code and its prior.
+        gamma: Weights of the information of images and codes in stage 1 and in stage 2.
+        bound: ``"infonce"``, ``"jsd"`` or ``"nwj"``; see :class:`InfoMaxVAE`, like ``queue``.
+        queue: Codes of earlier batches that InfoNCE compares with.
         latent_match: Weight of the squared error of whitened stage-1 latents, in nats per value.
         first_share: Share of the training budget that goes to stage 1.
         tau: Width of the gate of the carried pixel residual, in normalised intensity.
         latent_tau: Width of the gate of the carried stage-1 latents, in their standard deviations.
+        sampler: Fit a second VAE to the compact codes, so that samples look like images.
         seed: Of the initial weights.
 
     >>> generator = TwoStageVAE((1, 32, 32), latent_dim=8, widths=(8, 16, 16), code_width=16)
@@ -67,10 +81,17 @@ class TwoStageVAE(TrainableGenerator):
         decoder_blocks: Sequence[int] = (1, 2, 2),
         code_width: int = 96,
         laplacian: float = 2.0,
+        l1: float = 0.0,
+        features: float = 0.0,
+        mmd: float = 0.0,
+        gamma: tuple[float, float] = (0.0, 0.0),
+        bound: str = "infonce",
+        queue: int = 1024,
         latent_match: float = 0.1,
         first_share: float = 0.5,
         tau: float = 0.05,
         latent_tau: float = 1.0,
+        sampler: bool = False,
         seed: int = 0,
     ) -> None:
         if not 0 < first_share < 1 or latent_tau <= 0:
@@ -78,17 +99,32 @@ class TwoStageVAE(TrainableGenerator):
                 "first_share, latent_tau", "must lie in (0, 1), and be positive",
                 received=(first_share, latent_tau), remedy="Try first_share=.5, latent_tau=1.",
             )  # fmt: skip
-        super().__init__(shape, latent_dim, multiple=2 ** len(widths), tau=tau)
+        if not 0 <= mmd < float("inf"):
+            raise OptionError("mmd", "must not be negative", received=mmd, remedy="0 leaves the term out.")
+        if len(gamma) != 2 or not all(0 <= weight < float("inf") for weight in gamma):
+            raise OptionError(
+                "gamma", "must be two weights, of stage 1 and stage 2, that are not negative", received=gamma,
+                remedy="Pass (0, 1) for a second stage with InfoMax.",
+            )  # fmt: skip
+        super().__init__(shape, latent_dim, multiple=2 ** len(widths), tau=tau, sampler=sampler)
         self.latent_tau = float(latent_tau)
         self.latent_match, self.first_share, self.code_width = (
             float(latent_match),
             float(first_share),
             code_width,
         )
-        self.stage1 = VAE(
-            self.shape, latent_channels=latent_channels, widths=widths, encoder_blocks=encoder_blocks,
-            decoder_blocks=decoder_blocks, laplacian=laplacian, tau=tau, seed=seed,
-        )  # fmt: skip
+        self.gamma = float(gamma[0]), float(gamma[1])
+        self.bound, self.queue, self.mmd = bound, int(queue), float(mmd)
+        first: VAEOptions = {
+            "widths": widths, "encoder_blocks": encoder_blocks, "decoder_blocks": decoder_blocks,
+            "laplacian": laplacian, "l1": l1, "features": features, "tau": tau, "seed": seed,
+        }  # fmt: skip
+        if gamma[0]:
+            self.stage1: VAE = InfoMaxVAE(
+                self.shape, latent_channels=latent_channels, gamma=gamma[0], bound=bound, queue=queue, **first
+            )
+        else:
+            self.stage1 = VAE(self.shape, latent_channels=latent_channels, **first)
         map_shape = self.stage1.code_shape
         with initialised(seed + 1):
             self.stage2 = nn.ModuleDict(
@@ -97,6 +133,10 @@ class TwoStageVAE(TrainableGenerator):
                     "decoder": MapDecoder(map_shape, code_width, latent_dim),  # type: ignore[arg-type]
                 }
             )
+            if gamma[1]:
+                self.stage2["critic"] = InformationCritic(
+                    self.padded_shape, latent_dim, bound=bound, queue=queue
+                )
         self.register_buffer("map_mean", torch.zeros(latent_channels, 1, 1))
         self.register_buffer("map_std", torch.ones(latent_channels, 1, 1))
         self.map_mean: Tensor
@@ -114,6 +154,9 @@ class TwoStageVAE(TrainableGenerator):
     def posterior(self, whitened: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance ``(N, D)`` of the compact code of whitened stage-1 latents."""
         return split_gaussian(self.stage2["encoder"](whitened))
+
+    def posterior_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.posterior(self._whitened(self.prepare(images)))
 
     def _encode(self, prepared: Tensor) -> Tensor:
         return self.posterior(self._whitened(prepared))[0]
@@ -153,14 +196,14 @@ class TwoStageVAE(TrainableGenerator):
         )
 
     @torch.no_grad()
-    def begin(self, phase: Phase, images: Tensor) -> None:
+    def begin(self, phase: Phase, images: Feed) -> None:
         if phase.name == "stage 1":
             return
         self.stage1.eval()
         device = self.intensity.device
         parts = [
             self.stage1._encode(self.prepare(as_unit_interval(part).to(device)))
-            for part in images[:4000].split(256)
+            for part in images.part(slice(4000)).split(256)
         ]
         codes = torch.cat(parts).view(-1, *self.stage1.code_shape)
         self.map_mean.copy_(codes.mean(dim=(0, 2, 3)).view(-1, 1, 1))
@@ -174,11 +217,20 @@ class TwoStageVAE(TrainableGenerator):
         with torch.no_grad():
             whitened = self._whitened(prepared)
         mean, log_variance = self.posterior(whitened)
-        rebuilt = self.stage2["decoder"](reparametrise(mean, log_variance, noise))
-        kl = gaussian_kl(mean, log_variance).sum()
-        loss, terms = self.stage1.image_loss(prepared, self._render(rebuilt), kl, ramp)
+        z = reparametrise(mean, log_variance, noise)
+        rebuilt = self.stage2["decoder"](z)
+        kl = gaussian_kl(mean, log_variance)
+        loss, terms = self.stage1.image_loss(prepared, self._render(rebuilt), kl.sum(), ramp)
         match = (whitened - rebuilt).square().mean()
-        return loss + self.latent_match * match, {**terms, "latent_mse": match}
+        loss, terms = loss + self.latent_match * match, {**terms, **kl_terms(kl), "latent_mse": match}
+        if self.mmd:
+            terms["mmd"] = maximum_mean_discrepancy(z, torch.randn(z.shape, generator=noise, device=z.device))
+            loss = loss + self.mmd * terms["mmd"]
+        critic = self.stage2["critic"] if self.gamma[1] else None
+        if isinstance(critic, InformationCritic):
+            objective, information = critic.information(prepared, z)
+            loss, terms = loss - self.gamma[1] * objective / prepared[0].numel(), {**terms, **information}
+        return loss, terms
 
     # -- what is measured ----------------------------------------------------------------------------
 
@@ -193,13 +245,19 @@ class TwoStageVAE(TrainableGenerator):
 
     def options(self) -> dict[str, object]:
         first = self.stage1.options()
-        shared = {
+        shared: dict[str, object] = {
             name: first[name]
-            for name in ("latent_channels", "widths", "encoder_blocks", "decoder_blocks", "laplacian")
-        }
+            for name in (
+                "latent_channels", "widths", "encoder_blocks", "decoder_blocks", "laplacian", "l1", "features"
+            )
+            if name in first
+        }  # fmt: skip
+        critics = {"gamma": list(self.gamma), "bound": self.bound, "queue": self.queue}
         return {
             **super().options(),
             **shared,
+            **({"mmd": self.mmd} if self.mmd else {}),
+            **(critics if any(self.gamma) else {}),
             "code_width": self.code_width,
             "latent_match": self.latent_match,
             "first_share": self.first_share,

@@ -1,14 +1,22 @@
 r"""The variational autoencoder with a calibrated standard deviation per channel.
 
 .. math:: \mathcal{L} = -\log p(x|z) + \beta\,\mathrm{KL}[q(z|x)\,\|\,N(0, 1)]
-          + \lambda D\, d_{lap}(x, \hat x)
+          + V \sum_i \lambda_i d_i
 
-The first term is the calibrated Gaussian likelihood of :mod:`explainer.generators.objectives`; the
-last, optional, is the Laplacian-pyramid L1 distance times the number of pixel values ``D``, so that all
-three are of the order of nats per image (Kingma & Welling 2014, arXiv 1312.6114; Rybkin et al. 2021).
+The first term is the calibrated Gaussian likelihood of :mod:`explainer.generators.objectives` (Kingma &
+Welling 2014, arXiv 1312.6114; Rybkin et al. 2021). The others are optional: distances :math:`d_i` with
+weights :math:`\lambda_i`, times the number of pixel values V, so that all are of the order of nats per image:
+
+- ``laplacian``: the Laplacian-pyramid L1 distance, ``l1``: the mean absolute difference, both in
+  normalised intensity;
+- ``features``: the squared distance of what the explained classifier's last layer reads, in variances of
+  each feature over the training images, so that reconstructions keep what it looks at;
+- ``mmd``: the maximum mean discrepancy of codes and prior (Zhao et al. 2019, arXiv 1706.02262), which is
+  minimised.
 """
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +24,32 @@ from torch import Tensor, nn
 from explainer.errors import OptionError
 from explainer.generators.base import initialised
 from explainer.generators.networks import Decoder, Encoder, MapDecoder, MapEncoder, split_gaussian
-from explainer.generators.objectives import gaussian_kl, laplacian_distance, sigma_reconstruction
+from explainer.generators.objectives import (
+    gaussian_kl,
+    kl_terms,
+    laplacian_distance,
+    maximum_mean_discrepancy,
+    sigma_reconstruction,
+)
 from explainer.generators.training import Phase, TrainableGenerator
 
-__all__ = ["VAE", "reparametrise"]
+__all__ = ["VAE", "VAEOptions", "reparametrise"]
+
+
+class VAEOptions(TypedDict, total=False):
+    """The options of a :class:`VAE` that its subclasses hand on."""
+
+    widths: Sequence[int]
+    encoder_blocks: Sequence[int]
+    decoder_blocks: Sequence[int]
+    beta: float
+    laplacian: float
+    l1: float
+    features: float
+    mmd: float
+    tau: float
+    sampler: bool
+    seed: int
 
 
 def reparametrise(mean: Tensor, log_variance: Tensor, noise: torch.Generator) -> Tensor:
@@ -40,8 +70,12 @@ class VAE(TrainableGenerator):
         encoder_blocks: Residual blocks of the encoder at each resolution.
         decoder_blocks: Residual blocks of the decoder at each resolution.
         beta: Weight of the KL term; 1 is the evidence bound.
-        laplacian: Weight of the Laplacian-pyramid term.
+        laplacian: Weight of the Laplacian-pyramid term, per pixel value, like those that follow.
+        l1: Weight of the mean absolute difference.
+        features: Weight of the features of the classifier that ``fit`` is given; try .1.
+        mmd: Weight of the maximum mean discrepancy of codes and prior; try 1.
         tau: Width of the gate of the carried detail.
+        sampler: Fit a second VAE to the codes, so that samples look like images.
         seed: Of the initial weights.
 
     >>> generator = VAE((1, 32, 32), latent_dim=8)
@@ -62,7 +96,11 @@ class VAE(TrainableGenerator):
         decoder_blocks: Sequence[int] = (1, 1, 1),
         beta: float = 1.0,
         laplacian: float = 0.0,
+        l1: float = 0.0,
+        features: float = 0.0,
+        mmd: float = 0.0,
         tau: float = 0.03,
+        sampler: bool = False,
         seed: int = 0,
     ) -> None:
         if not len(widths) == len(encoder_blocks) == len(decoder_blocks) or not widths:
@@ -71,18 +109,25 @@ class VAE(TrainableGenerator):
                 received=(tuple(widths), tuple(encoder_blocks), tuple(decoder_blocks)),
                 remedy="Pass one number for each resolution.",
             )  # fmt: skip
+        weights = {"beta": beta, "laplacian": laplacian, "l1": l1, "features": features, "mmd": mmd}
+        for name, weight in weights.items():
+            if not 0 <= weight < float("inf"):
+                raise OptionError(
+                    name, "must not be negative", received=weight, remedy="0 leaves the term out."
+                )
         multiple = 2 ** len(widths)
         height, width = (-(-size // multiple) for size in shape[-2:])
         if latent_channels is not None:
             latent_dim = latent_channels * height * width
-        super().__init__(shape, latent_dim, multiple=multiple, tau=tau)
+        super().__init__(shape, latent_dim, multiple=multiple, tau=tau, sampler=sampler)
         self.latent_channels = latent_channels
         self.widths, self.encoder_blocks, self.decoder_blocks = (
             tuple(widths),
             tuple(encoder_blocks),
             tuple(decoder_blocks),
         )
-        self.beta, self.laplacian = float(beta), float(laplacian)
+        self.beta, self.laplacian, self.l1 = float(beta), float(laplacian), float(l1)
+        self.features, self.mmd = float(features), float(mmd)
         map_shape = (self.widths[-1], height, width)
         self.code_shape = (latent_channels, height, width) if latent_channels else (latent_dim,)
         self.to_code: nn.Module
@@ -114,10 +159,21 @@ class VAE(TrainableGenerator):
     def loss(
         self, phase: Phase, prepared: Tensor, noise: torch.Generator, ramp: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.evidence_loss(prepared, noise, ramp)[:2]
+
+    def evidence_loss(
+        self, prepared: Tensor, noise: torch.Generator, ramp: float
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Loss per pixel value, its terms, and the draws ``(N, D)`` of the posteriors it came from."""
         mean, log_variance = self.posterior(prepared)
-        reconstruction = self._decode(reparametrise(mean, log_variance, noise))
-        kl = gaussian_kl(mean, log_variance).sum()
-        return self.image_loss(prepared, reconstruction, kl, self.beta * ramp)
+        z = reparametrise(mean, log_variance, noise)
+        kl = gaussian_kl(mean, log_variance)
+        loss, terms = self.image_loss(prepared, self._decode(z), kl.sum(), self.beta * ramp)
+        terms |= kl_terms(kl)
+        if self.mmd:
+            terms["mmd"] = maximum_mean_discrepancy(z, torch.randn(z.shape, generator=noise, device=z.device))
+            loss = loss + self.mmd * terms["mmd"]
+        return loss, terms, z
 
     def image_loss(
         self, prepared: Tensor, reconstruction: Tensor, kl: Tensor, beta: float
@@ -127,11 +183,24 @@ class VAE(TrainableGenerator):
         nats, mse = sigma_reconstruction(prepared, reconstruction)
         loss = nats + beta * kl
         terms = {"reconstruction_nats": nats, "kl_nats": kl, "mse": mse.mean()}
+        if len(mse) > 1:
+            terms |= {f"mse_channel_{channel}": error for channel, error in enumerate(mse)}
+        distances: dict[str, tuple[float, Tensor]] = {}
         if self.laplacian:
-            distance = laplacian_distance(prepared, reconstruction)
-            loss = loss + self.laplacian * values * distance
-            terms["laplacian"] = distance
+            distances["laplacian"] = self.laplacian, laplacian_distance(prepared, reconstruction)
+        if self.l1:
+            distances["l1"] = self.l1, (prepared - reconstruction).abs().mean()
+        if self.features and self.perceive is not None:
+            with torch.no_grad():
+                seen = self.perceive(prepared)
+            distances["features_mse"] = self.features, (self.perceive(reconstruction) - seen).square().mean()
+        for name, (weight, distance) in distances.items():
+            loss = loss + weight * values * distance
+            terms[name] = distance
         return loss / values, terms
+
+    def posterior_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.posterior(self.prepare(images))
 
     @torch.no_grad()
     def kl_per_dimension(self, images: Tensor) -> Tensor:
@@ -146,4 +215,5 @@ class VAE(TrainableGenerator):
             "decoder_blocks": list(self.decoder_blocks),
             "beta": self.beta,
             "laplacian": self.laplacian,
+            **{name: value for name in ("l1", "features", "mmd") if (value := getattr(self, name))},
         }

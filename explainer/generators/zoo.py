@@ -5,6 +5,7 @@ which limits) and its weights as safetensors, whose SHA-256 the card names. The 
 read from the installed package, one's own from any path.
 """
 
+from collections.abc import Callable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -105,7 +106,9 @@ def load_classifier(source: str) -> Classifier:
     return Classifier(network, class_names=names, size=size, mean=mean, std=std)
 
 
-def fitting_generator(images: Tensor) -> TrainableGenerator:
+def fitting_generator(
+    images: Tensor, *, load: Callable[[str], TrainableGenerator] | None = None
+) -> TrainableGenerator:
     """The zoo generator that fits images, for ``generator="auto"``.
 
     A generator fits if it has as many channels and the images are not in the worst fortieth of the held-out
@@ -116,6 +119,7 @@ def fitting_generator(images: Tensor) -> TrainableGenerator:
 
     Args:
         images: ``(N, C, H, W)`` in [0, 1], any size.
+        load: Loads a generator by name; :func:`load_generator`, or one that remembers what it loaded.
 
     Raises:
         GeneratorError: None fits; the error shows each one's error against its own quantiles.
@@ -129,7 +133,7 @@ def fitting_generator(images: Tensor) -> TrainableGenerator:
         if shape[0] != images.shape[1]:
             tried.append(f"{card['name']} takes {shape[0]} channels")
             continue
-        generator = load_generator(card["name"])
+        generator = (load or load_generator)(card["name"])
         ratio, said = misfit(generator, images)
         if ratio <= 1 and (best is None or ratio < best[0]):
             best = ratio, generator

@@ -3,6 +3,7 @@
 from explainer.report.figures import difference_figure, levels_figure, slider_figure, strip_figure
 from explainer.report.page import embed_page, render_explanation, write_page
 from explainer.report.panels import image_panels
+from explainer.report.sheet import render_sheet
 from explainer.report.strip import write_gif, write_strip
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "image_panels",
     "levels_figure",
     "render_explanation",
+    "render_sheet",
     "slider_figure",
     "strip_figure",
     "write_gif",

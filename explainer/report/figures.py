@@ -190,7 +190,9 @@ def levels_figure(
     _require_frames(frames)
     values = [float(frame[key]) for frame in frames for key in ("level", "achieved")]
     finite = [value for value in values if math.isfinite(value)]
-    low, high = min([*finite, 0.0]), max([*finite, 1.0])
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    if low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
     figure = go.Figure()
     if tolerance is not None:
         figure.add_scatter(

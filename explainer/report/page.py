@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,19 @@ def _signed(value: object) -> str:
     return "not a number" if math.isnan(number) else f"{number:+.3f}".replace("-", "−")
 
 
-def _environment() -> jinja2.Environment:
+def _error(value: object, tolerance: float | None = None) -> str:
+    """A signed difference of levels, with the decimals that the tolerance asks for.
+
+    >>> _error(0.0041), _error(-0.000012, tolerance=1e-5)
+    ('+0.004', '−0.00001')
+    """
+    number = float(value)  # type: ignore[arg-type]
+    if math.isnan(number) or tolerance is None or 0.002 <= tolerance <= 0.2:
+        return _signed(number)
+    return f"{'−' if number < 0 else '+'}{format_level(abs(number), tolerance)}"
+
+
+def _environment(tolerance: float | None = None) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("explainer.report", "templates"),
         autoescape=True,
@@ -106,7 +119,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"name": _name, "prose": _prose}
-    environment.filters |= {"number": _number, "signed": _signed, "level": format_level}
+    environment.filters |= {"number": _number, "signed": _signed}
+    environment.filters["level"] = partial(format_level, tolerance=tolerance)
+    environment.filters["error"] = partial(_error, tolerance=tolerance)
     environment.tests["nested"] = lambda value: isinstance(value, Mapping)
     environment.tests["listed"] = lambda value: isinstance(value, list | tuple)
     return environment
@@ -128,7 +143,7 @@ def render_page(template: str, values: Mapping[str, Any], *, scripts: Sequence[s
     Returns:
         A whole HTML document with no reference to any other file.
     """
-    environment = _environment()
+    environment = _environment(values.get("tolerance"))
     sources = environment.loader
     assert sources is not None  # set just above
     style = sources.get_source(environment, "page.css")[0]
@@ -268,6 +283,7 @@ def render_explanation(data: Mapping[str, Any]) -> str:
     _require(data)
     original, bare, frames = data["original"], data["bare"], data["frames"]
     names, count = data["channel_names"], len(data["frames"])
+    tolerance = data.get("tolerance", 0.02)
     images = [original["image"], bare["image"], *(frame["image"] for frame in frames)]
     ranges = display_ranges(images, names)
     # Changes are measured in what a picture shows from black to white, or dim channels would look unchanged.
@@ -284,7 +300,7 @@ def render_explanation(data: Mapping[str, Any]) -> str:
 
     shown = []
     for index, frame in enumerate(frames, start=1):
-        asked, got = format_level(frame["level"]), format_level(frame["achieved"])
+        asked, got = (format_level(frame[key], tolerance) for key in ("level", "achieved"))
         alt = f"Frame {index} of {count}: asked {asked}, achieved {got}"
         shown.append(
             {
@@ -302,7 +318,6 @@ def render_explanation(data: Mapping[str, Any]) -> str:
     levels = [float(frame["level"]) for frame in frames]
     achieved = [float(frame["achieved"]) for frame in frames]
     reached = [bool(frame["reached"]) for frame in frames]
-    tolerance = data.get("tolerance", 0.02)
     height, width = np.shape(original["image"])[1:]
     windows = [
         {

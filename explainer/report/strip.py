@@ -5,6 +5,7 @@ Both are drawn from the frames as plain dicts with "image" (channels, height, wi
 """
 
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,13 +23,22 @@ __all__ = ["format_level", "write_gif", "write_strip"]
 INK, QUIET, PAPER, WARNING = (24, 28, 34), (92, 99, 110), (255, 255, 255), (168, 60, 0)
 
 
-def format_level(value: float) -> str:
+def format_level(value: float, tolerance: float | None = None) -> str:
     """A level for a caption: two decimals for a probability, four digits otherwise.
+
+    Args:
+        value: The level.
+        tolerance: How far levels may be from what was asked for; of a scale other than that of probabilities
+            it says how many decimals tell levels apart.
 
     >>> [format_level(value) for value in (.05, .999, 12.3456, float("nan"))]
     ['0.05', '1.00', '12.35', 'not a number']
+    >>> format_level(0.00123456, tolerance=1e-5), format_level(1234.5, tolerance=2.0)
+    ('0.00123', '1234')
     """
     value = float(value)
+    if tolerance is not None and np.isfinite(value) and not 0.002 <= tolerance <= 0.2:
+        return f"{value:.{max(0, -math.floor(math.log10(tolerance)))}f}"
     if not np.isfinite(value):
         return "not a number" if np.isnan(value) else str(value)
     return f"{value:.2f}" if -0.005 < value < 1.005 else f"{value:.4g}"
@@ -75,6 +85,7 @@ def write_gif(
     size: int = 256,
     seconds_per_frame: float = 0.3,
     channel_names: Sequence[str] | None = None,
+    tolerance: float | None = None,
 ) -> Path:
     """Writes the frames as an endless GIF that runs forth and back, each with what was asked and achieved.
 
@@ -84,6 +95,7 @@ def write_gif(
         size: Height of the picture in pixels, without the caption.
         seconds_per_frame: How long a frame stays; the two ends stay three times as long.
         channel_names: One name per channel, to show every channel as a grey panel.
+        tolerance: Of the levels, see :func:`format_level`.
 
     Returns:
         The path written.
@@ -109,7 +121,8 @@ def write_gif(
         draw = ImageDraw.Draw(canvas)
         share = (index + 1) / len(tiles)
         draw.rectangle((0, size, round(width * share) - 1, size + 2), fill=INK)
-        caption = f"asked {format_level(frame['level'])}   achieved {format_level(frame['achieved'])}"
+        asked, got = (format_level(frame[key], tolerance) for key in ("level", "achieved"))
+        caption = f"asked {asked}   achieved {got}"
         if not frame["reached"]:
             caption += "   not reached"
         fill = INK if frame["reached"] else WARNING

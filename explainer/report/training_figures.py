@@ -6,6 +6,7 @@ divergences, which pass through zero, are not.
 """
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,22 +18,29 @@ from plotly.subplots import make_subplots
 from explainer.errors import ImageError, OptionError
 from explainer.report.panels import data_uri, display_ranges, image_panels, side_by_side
 
-__all__ = ["history_figure", "kl_figure", "reconstruction_figure", "training_page"]
+__all__ = ["history_figure", "kl_figure", "reconstruction_figure", "sample_figure", "training_page"]
 
 INK = "#3b4250"
 COLOURS = ("#1f6fb2", "#b34700", "#3f8f4f", "#7a4fa3", "#8a6d1a", "#5c6570")
-# What a term's name ends with, what its axis says, and whether it falls over decades.
+# How a term is named, what its axis says, and whether it falls over decades; the first that fits counts.
 UNITS = (
-    ("reconstruction_nats", "reconstruction, nats per image", False),
-    ("nats", "nats per image", False),
-    ("mse", "mean squared error", True),
-    ("laplacian", "Laplacian-pyramid L1", True),
-    ("loss", "loss, nats per pixel value", False),
+    (r"reconstruction_nats", "reconstruction, nats per image", False),
+    (r"kl_(largest|median)_nats", "KL, nats per dimension", False),
+    (r"kl_nats", "KL divergence, nats per image", False),
+    (r"(mutual_information|jensen_shannon)_nats", "information I(x; z), nats", False),
+    (r".*nats", "nats per image", False),
+    (r"active_units", "active dimensions (above .01 nats)", False),
+    (r"latent_mse", "squared error of latents", True),
+    (r"features_mse", "squared error of features", True),
+    (r"mse(_channel_\d+)?", "mean squared error", True),
+    (r"laplacian|l1", "mean absolute error", True),
+    (r"mmd", "maximum mean discrepancy", True),
+    (r"loss", "loss, nats per pixel value", False),
 )
 
 
 def _unit(term: str) -> tuple[str, bool]:
-    return next(((label, log) for suffix, label, log in UNITS if term.endswith(suffix)), (term, False))
+    return next(((label, log) for name, label, log in UNITS if re.fullmatch(name, term)), (term, False))
 
 
 def _styled(figure: go.Figure, **layout: Any) -> go.Figure:
@@ -45,12 +53,22 @@ def _styled(figure: go.Figure, **layout: Any) -> go.Figure:
     return figure
 
 
-def history_figure(history: pd.DataFrame) -> go.Figure:
+def _called(term: str, channel_names: Sequence[str] | None) -> str:
+    """A term's name, with its channel's."""
+    found = re.fullmatch(r"mse_channel_(\d+)", term)
+    if found is None:
+        return term
+    number = int(found[1])
+    return f"mse of {channel_names[number] if channel_names else f'channel {number}'}"
+
+
+def history_figure(history: pd.DataFrame, *, channel_names: Sequence[str] | None = None) -> go.Figure:
     """Every term of the loss against the step, one plot per unit, phases side by side.
 
     Args:
         history: ``generator.history``: columns "phase", "step" and the terms, whose names end with their
             units. NaN where a phase has no such term.
+        channel_names: One name per channel, for the errors of single channels.
 
     Raises:
         OptionError: No rows, or no column "phase" or "step".
@@ -68,6 +86,7 @@ def history_figure(history: pd.DataFrame) -> go.Figure:
     phases = list(dict.fromkeys(history["phase"]))
     terms = [name for name in history.columns if name not in ("phase", "step")]
     units = list(dict.fromkeys(_unit(term) for term in terms))
+    names = {term: _called(str(term), channel_names) for term in terms}
     figure = make_subplots(
         len(units), len(phases), shared_xaxes=True, vertical_spacing=0.3 / max(3, len(units)),
         column_titles=[html.escape(str(phase)) for phase in phases],
@@ -80,7 +99,7 @@ def history_figure(history: pd.DataFrame) -> go.Figure:
                 continue
             figure.add_scatter(
                 x=values["step"].to_numpy(), y=values[term].to_numpy(dtype=float), mode="lines",
-                name=html.escape(str(term)), legendgroup=str(term), line={"color": COLOURS[number % 6]},
+                name=html.escape(names[term]), legendgroup=str(term), line={"color": COLOURS[number % 6]},
                 showlegend=str(term) not in {trace.legendgroup for trace in figure.data},
                 row=units.index(_unit(term)) + 1, col=column,
             )  # fmt: skip
@@ -139,11 +158,14 @@ def reconstruction_figure(
 ) -> go.Figure:
     """Originals above their reconstructions, one row per stage, with the error of every channel.
 
+    Grey and colour images have one row per stage; images of other channels, or with channel names, one row
+    per stage of every channel.
+
     Args:
         originals: Images ``(N, C, H, W)``; the first ``most`` are drawn.
         reconstructions: Images of the same shape by stage, in the order they are drawn. The errors are
             over all N images, in the units of the images.
-        channel_names: One name per channel, to show every channel as a grey panel.
+        channel_names: One name per channel, to show every channel in rows of its own.
         most: Images to draw.
 
     Raises:
@@ -154,14 +176,8 @@ def reconstruction_figure(
     >>> [note.text for note in figure.layout.annotations]
     ['originals', 'bare: MSE 0.01']
     """
-    images = np.asarray(originals, dtype=float)
-    if images.ndim != 4 or not len(images):
-        raise ImageError(
-            "originals", "must be images (N, C, H, W)", received=f"shape {images.shape}",
-            remedy="Pass the result of as_images.",
-        )  # fmt: skip
-    rows, titles = [images], ["originals"]
-    names = [f" {name}" for name in channel_names or range(images.shape[1])]
+    images = _images("originals", originals)
+    stages = [("originals", images)]
     for stage, values in reconstructions.items():
         rebuilt = np.asarray(values, dtype=float)
         if rebuilt.shape != images.shape:
@@ -169,20 +185,74 @@ def reconstruction_figure(
                 f"reconstructions[{stage!r}]", f"must have the shape of the originals, {images.shape}",
                 received=rebuilt.shape, remedy="Reconstruct the images that are passed as originals.",
             )  # fmt: skip
-        errors = np.square(rebuilt - images).mean(axis=(0, 2, 3))
-        said = [f"{error:.2g}" for error in errors]
-        said = said if len(said) == 1 else [f"{e} (channel{n})" for e, n in zip(said, names, strict=True)]
-        rows.append(rebuilt)
-        titles.append(f"{stage}: MSE {', '.join(said)}")
-    ranges = display_ranges(list(images[:most]), channel_names)
-    figure = make_subplots(
-        len(rows),
-        1,
-        subplot_titles=[html.escape(title) for title in titles],
-        vertical_spacing=0.1 / len(rows),
+        stages.append((stage, rebuilt))
+    channels = images.shape[1]
+    together = channel_names is None and channels in (1, 3)
+    names = list(channel_names) if channel_names else [f"channel {number}" for number in range(channels)]
+    shown = [slice(None)] if together else [slice(number, number + 1) for number in range(channels)]
+    rows, titles = [], []
+    for number, part in enumerate(shown):
+        ranges = display_ranges(list(images[:most, part]))
+        for row, (stage, values) in enumerate(stages):
+            errors = np.square(values[:, part] - images[:, part]).mean(axis=(0, 2, 3))
+            said = stage if together else f"{names[number]}, {stage}"
+            titles.append(f"{said}: MSE {_listed(errors)}" if row else said)
+            rows.append((values[:most, part], ranges))
+    return _grid(rows, titles)
+
+
+def sample_figure(samples: object, *, channel_names: Sequence[str] | None = None) -> go.Figure:
+    """Samples of a generator in one row, or one row per channel.
+
+    Args:
+        samples: Images ``(N, C, H, W)``.
+        channel_names: One name per channel, to show every channel in a row of its own.
+
+    Raises:
+        ImageError: No images.
+
+    >>> len(sample_figure(np.zeros((4, 2, 8, 8))).data)
+    2
+    """
+    images = _images("samples", samples)
+    channels = images.shape[1]
+    if channel_names is None and channels in (1, 3):
+        return _grid([(images, display_ranges(list(images)))], ["samples"])
+    names = list(channel_names) if channel_names else [f"channel {number}" for number in range(channels)]
+    parts = [images[:, number : number + 1] for number in range(channels)]
+    return _grid([(part, display_ranges(list(part))) for part in parts], names)
+
+
+def _images(argument: str, given: object) -> np.ndarray:
+    images = np.asarray(given, dtype=float)
+    if images.ndim != 4 or not len(images):
+        raise ImageError(
+            argument, "must be images (N, C, H, W)", received=f"shape {images.shape}",
+            remedy="Pass the result of as_images.",
+        )  # fmt: skip
+    return images
+
+
+def _listed(errors: np.ndarray) -> str:
+    """Errors of channels; where there are three they are red, green and blue."""
+    said = [f"{error:.2g}" for error in errors]
+    if len(said) == 1:
+        return said[0]
+    return ", ".join(
+        f"{error} ({colour})" for error, colour in zip(said, ("red", "green", "blue"), strict=True)
     )
-    for row, values in enumerate(rows, start=1):
-        panels = [panel for image in values[:most] for panel in image_panels(image, channel_names, ranges)]
+
+
+def _grid(
+    rows: Sequence[tuple[np.ndarray, Sequence[tuple[float, float]]]], titles: Sequence[str]
+) -> go.Figure:
+    """Rows of images, each with the values that are shown as black and white."""
+    figure = make_subplots(
+        len(rows), 1, subplot_titles=[html.escape(title) for title in titles],
+        vertical_spacing=0.25 / max(2, len(rows)),
+    )  # fmt: skip
+    for row, (images, ranges) in enumerate(rows, start=1):
+        panels = [panel for image in images for panel in image_panels(image, None, ranges)]
         picture = go.Image(source=data_uri(side_by_side(panels, gap=1), kind="png"), hoverinfo="skip")
         figure.add_trace(picture, row=row, col=1)
     figure.update_xaxes(visible=False)

@@ -8,27 +8,34 @@ follows the gradient at the start in a straight line.
 from torch import Tensor
 
 from explainer.errors import ClassifierError
-from explainer.walks.base import Scene, Walk
+from explainer.walks.scene import Scene
+from explainer.walks.stepping import SteppingWalk
 
-__all__ = ["GradientWalk"]
+__all__ = ["GradientWalk", "require_gradient"]
 
 
-class GradientWalk(Walk):
+class GradientWalk(SteppingWalk):
     """Trust-region steps along the gradient, taken anew at every point.
 
-    Args:
-        radius: First trust radius, in prior standard deviations of the code.
-        steps: Largest number of steps of one lane.
+    Options are those of :class:`SteppingWalk`.
     """
 
     name = "gradient"
 
-    def slope(self, scene: Scene, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        if not scene.classifier.differentiable:
-            raise ClassifierError(
-                "classifier",
-                "has no gradient, which the gradient walk needs",
-                received=scene.classifier,
-                remedy="Pass a torch module or a differentiable callable.",
-            )
+    def look(self, scene: Scene, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        require_gradient(scene, self.name)
         return scene.score_and_gradient(z, rows)
+
+    def slope(self, scene: Scene, z: Tensor, rows: Tensor, previous: Tensor | None, step: int) -> Tensor:
+        return scene.score_and_gradient(z, rows)[1]
+
+
+def require_gradient(scene: Scene, name: str) -> None:
+    """Raise for a classifier through which no gradient flows."""
+    if not scene.classifier.differentiable:
+        raise ClassifierError(
+            "classifier",
+            f"has no gradient, which the {name} walk needs",
+            received=scene.classifier,
+            remedy="Pass a torch module or a differentiable callable, or walk without one: EvolutionWalk().",
+        )

@@ -171,7 +171,7 @@ def train_generator(
         learning_rate=1.5e-3,
         flip=True,
         held_out=read_cells(data, labels, "val")[0],
-        checkpoints=checkpoints,
+        resume_from=checkpoints,
     )
     generator.channel_names = CHANNELS
     test = read_cells(data, labels, "test")[0]

@@ -2,17 +2,20 @@
 
     python models/faces/train.py generator --data faces.zip --out models/faces
     python models/faces/train.py smile --data faces.zip --out models/faces
+    python models/faces/train.py identity --data faces.zip --out models/faces
 
 The zip holds ``images/*.jpg`` (64x64 RGB) and ``labels.csv`` with the columns ``file``, ``person``,
-``gender`` (manual), ``Smiling`` (a probability predicted by a public model) and ``split``
-(train/val/test, by person). Each run writes ``<name>.safetensors`` and its entry of ``card.json``: what it
-was trained on, metrics on the test split, the SHA-256 of the weights. The same data, seed and steps give
-the same weights on one machine. The generator takes about an hour on one thread and can be interrupted:
+``gender`` (manual), ``Smiling`` and other attributes (probabilities predicted by a public model) and
+``split`` (train/val/test, by person). Each run writes ``<name>.safetensors`` and its entry of ``card.json``:
+what it was trained on, metrics on the test split, the SHA-256 of the weights. The same data, seed and steps
+give the same weights on one machine. The generator takes about an hour on one thread and can be interrupted:
 started again with the same ``--checkpoints`` it continues.
 """
 
 import argparse
+import copy
 import json
+import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,12 +26,26 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from torch import nn
+from torch.nn import functional
 
-from explainer.convnet import as_float, binary_metrics, fit_classifier
+from explainer.checks.embedding import EmbeddingNet, discriminant, recoloured
+from explainer.checks.identity import Identity, cosine_quantiles, pair_cosines
+from explainer.convnet import as_float, augmented, binary_metrics, fit_classifier
 from explainer.generators import TwoStageVAE
 from explainer.generators.cards import update_card, write_classifier, write_generator
+from explainer.metrics import auc
+from explainer.storage import read_tensors, write_tensors
 
-__all__ = ["CLASSIFIERS", "Recipe", "main", "read_faces", "train_classifier", "train_generator"]
+__all__ = [
+    "CLASSIFIERS",
+    "Recipe",
+    "main",
+    "read_faces",
+    "train_classifier",
+    "train_generator",
+    "train_identity",
+]
 
 AMBIGUOUS = (0.3, 0.7)
 GENERATOR: dict[str, Any] = {
@@ -39,6 +56,14 @@ GENERATOR: dict[str, Any] = {
     "decoder_blocks": (1, 2, 2),
     "code_width": 96,
 }
+# Of the attributes those that a person keeps from one photograph to the next, more or less.
+KEPT_ATTRIBUTES = (
+    "Male", "Young", "Eyeglasses", "Wearing_Lipstick", "Heavy_Makeup", "Bald", "Mustache", "No_Beard",
+    "Goatee", "Blond_Hair", "Black_Hair", "Gray_Hair", "Bangs", "Big_Nose", "Bushy_Eyebrows",
+    "High_Cheekbones",
+)  # fmt: skip
+IDENTITY_STEPS = 2500
+RIDGE = 0.5
 CARD: dict[str, Any] = {
     "format": 1,
     "name": "faces",
@@ -229,11 +254,127 @@ def train_generator(
         learning_rate=1.5e-3,
         flip=True,
         held_out=held_out,
-        checkpoints=checkpoints,
+        resume_from=checkpoints,
     )
     test = as_float(read_faces(data, "test")[0])
     training = {"images": len(images), "steps": steps, "seed": 0}
     return write_generator(generator, out, CARD, test=test, training=training)
+
+
+def train_identity(data: Path, out: Path, *, steps: int = IDENTITY_STEPS, seed: int = 0) -> dict[str, Any]:
+    """Train the embedding of persons, write its weights (half precision) and its entry of the card.
+
+    By person: cross-entropy over the persons of the train split on scaled cosines with an additive margin
+    (CosFace), most of whom have one photograph only; beside it, linear in the same features, attributes that
+    a person keeps. Then a linear discriminant of the persons. The quantiles of genuine and impostor cosines
+    are of the val split, around the mean of the train split; the metrics are of the test split. No person is
+    in two.
+    """
+    images, rows = read_faces(data, "train")
+    person = torch.from_numpy(np.unique(rows["person"], return_inverse=True)[1])
+    network = _fit_identity(images, person, rows, steps=steps, seed=seed)
+    network.mirrored = True
+    with torch.no_grad():
+        features = _embedded(network, images)
+        matrix = discriminant(features, person, ridge=RIDGE)
+        network.head.weight.copy_(matrix.T @ network.head.weight)
+        network.head.bias.copy_(matrix.T @ network.head.bias)
+        network.centre.copy_((features @ matrix).mean(dim=0))
+    out.mkdir(parents=True, exist_ok=True)
+    digest = write_tensors(out / "identity.safetensors", network.state_dict(), half=True)
+    network.load_state_dict(read_tensors(out / "identity.safetensors", digest, "identity"))
+    entry: dict[str, Any] = {
+        "about": "Embedding of persons, to see whether a walk keeps who is on the photograph.",
+        "file": "identity.safetensors",
+        "sha256": digest,
+        "architecture": network.architecture,
+        "size": [64, 64],
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "training": {
+            "images": len(images), "people": int(person.max()) + 1, "steps": steps, "seed": seed,
+            "attributes beside the persons": list(KEPT_ATTRIBUTES),
+        },
+    }  # fmt: skip
+    for split, name in (("val", "validation"), ("test", "test")):
+        genuine, impostor, metrics = _identity_metrics(network, *read_faces(data, split))
+        if split == "val":
+            entry |= {"genuine": cosine_quantiles(genuine), "impostor": cosine_quantiles(impostor)}
+        entry[name] = metrics
+    update_card(out, CARD, {"identity": entry})
+    return entry
+
+
+def _fit_identity(
+    images: torch.Tensor, person: torch.Tensor, rows: pd.DataFrame, *, steps: int, seed: int
+) -> EmbeddingNet:
+    """The network before the discriminant, its weights averaged over the steps."""
+    attributes = torch.tensor(rows[list(KEPT_ATTRIBUTES)].to_numpy(), dtype=torch.float32)
+    known, attributes = torch.isfinite(attributes), attributes.nan_to_num(0.5)
+    photographs = torch.bincount(person)[person]
+    draw = photographs.double().pow(-0.5) * torch.where(photographs > 1, 1.0, 0.7)
+    people = int(person.max()) + 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        attribute_head = nn.Linear(96, len(KEPT_ATTRIBUTES))
+        network = EmbeddingNet()
+        proxies = nn.Parameter(0.1 * torch.randn(people, 96))
+        optimiser = torch.optim.AdamW(
+            [
+                {"params": network.parameters(), "weight_decay": 0.02, "times": 1.0},
+                {"params": [proxies], "weight_decay": 0.0, "times": 3.0},
+                {"params": attribute_head.parameters(), "weight_decay": 0.0, "times": 1.0},
+            ]
+        )
+        generator = torch.Generator().manual_seed(seed)
+        averaged = copy.deepcopy(network).requires_grad_(False)
+        for step in range(steps):
+            rate = 2e-3 * min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group["times"]
+            chosen = torch.multinomial(draw, 96, replacement=True, generator=generator)
+            batch = recoloured(augmented(as_float(images[chosen]), generator), generator)
+            features = functional.dropout(network(batch), 0.2)
+            cosines = functional.normalize(features, dim=1) @ functional.normalize(proxies, dim=1).T
+            cosines = cosines - 0.2 * functional.one_hot(person[chosen], people)
+            by_person = functional.cross_entropy(16 * cosines, person[chosen])
+            by_attribute = functional.binary_cross_entropy_with_logits(
+                attribute_head(features), attributes[chosen], reduction="none"
+            )[known[chosen]].mean()
+            loss = 0.1 * by_person + 3 * by_attribute
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            decay = min(0.998, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for target, source in zip(averaged.parameters(), network.parameters(), strict=True):
+                    target.lerp_(source, 1 - decay)
+            if (step + 1) % 250 == 0:
+                print(f"identity: step {step + 1}/{steps}, loss {loss.item():.3f}", flush=True)
+    return averaged.eval()
+
+
+@torch.no_grad()
+def _embedded(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return torch.cat([network(as_float(batch)) for batch in images.split(256)])
+
+
+def _identity_metrics(
+    network: EmbeddingNet, images: torch.Tensor, rows: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Cosines of genuine and impostor pairs, and what they say."""
+    features = Identity(network, mean=network.centre).features(as_float(images))
+    genuine, impostor = pair_cosines(features, rows["person"].to_numpy())
+    labels = np.repeat([1, 0], [len(genuine), len(impostor)])
+    return genuine, impostor, {
+        "n": len(images),
+        "people": int(rows["person"].nunique()),
+        "genuine pairs": len(genuine),
+        "impostor pairs": len(impostor),
+        "auc": round(auc(labels, np.concatenate([genuine, impostor])), 5) if len(genuine) else None,
+        "genuine above .5": round(float((genuine > 0.5).mean()), 5) if len(genuine) else None,
+        "strangers above .5": round(float((impostor > 0.5).mean()), 5),
+    }  # fmt: skip
 
 
 def _rows_of(data: Path, split: str, recipe: Recipe) -> tuple[torch.Tensor, pd.DataFrame]:
@@ -300,7 +441,16 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument(
         "--checkpoints", type=Path, help="folder to keep checkpoints in, and to continue from"
     )
+    command = commands.add_parser("identity", help="The embedding of persons.")
+    command.add_argument("--data", type=Path, required=True, help="the zip of faces")
+    command.add_argument("--out", type=Path, required=True, help="folder to write to")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--steps", type=int, default=IDENTITY_STEPS, help="optimiser steps")
     options = parser.parse_args(arguments)
+    if options.name == "identity":
+        entry = train_identity(options.data, options.out, steps=options.steps, seed=options.seed)
+        print(json.dumps({key: entry[key] for key in ("sha256", "validation", "test")}, indent=2))
+        return
     if options.name == "generator":
         entry = train_generator(
             options.data,

@@ -1,0 +1,284 @@
+"""From walked images to explanations: frames, their levels, checks, maps, and what is said of them.
+
+Every number of an explanation is of the delivered frames: they are made once, and the classifier is asked
+about them once more, so the table never rests on what the walk believed.
+"""
+
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from explainer.checks import Check, Thresholds, decide
+from explainer.checks.compatibility import compatibility, rounding
+from explainer.checks.consistency import code_typicality, latent_closeness, reconstruction, reconstruction_gap
+from explainer.checks.walked import Picture, Walked
+from explainer.explanation import Explanation
+from explainer.settings import SALIENCY, Settings, walk_record
+from explainer.storage import sha256
+from explainer.target import SCORE_TOLERANCE, Target
+from explainer.walks import Scene, Walk, WalkResult
+
+__all__ = ["CHECKS", "assemble"]
+
+VERSIONS = ("progressive-explainer", "torch", "numpy", "scikit-image", "safetensors")
+
+CHECKS: tuple[Callable[[Walked], Check], ...] = (
+    lambda walked: reconstruction(walked.generator, walked.small, walked.thresholds),
+    lambda walked: reconstruction_gap(
+        walked.original.score,
+        walked.bare.score,
+        walked.original.class_name,
+        walked.bare.class_name,
+        walked.thresholds,
+    ),
+    lambda walked: compatibility(
+        walked.table["level"], walked.table["achieved"], walked.table["reason"], _in_levels(walked)
+    ),
+    lambda walked: rounding(walked.table["achieved"], walked.table["rounded"], _in_levels(walked)),
+    lambda walked: code_typicality(walked.generator, walked.latents, walked.thresholds),
+    lambda walked: latent_closeness(walked.z, walked.latents),
+)
+"""The checks of every explanation, in the order in which they are shown."""
+
+
+@torch.no_grad()
+def assemble(
+    scene: Scene,
+    result: WalkResult,
+    levels: Tensor,
+    *,
+    walk: Walk,
+    settings: Settings,
+    assumptions: tuple[str, ...] = (),
+) -> list[Explanation]:
+    """One explanation for every image of a scene.
+
+    Args:
+        scene: The images, seen through generator and classifier.
+        result: Where the walk took them.
+        levels: ``(L,)`` ascending, what was asked for.
+        walk: The walk that was taken.
+        settings: The options of the call.
+        assumptions: What was assumed beyond what the scene shows, sentences.
+    """
+    origin = _provenance(scene, walk, levels, settings)
+    originals = _pictures(scene, scene.images)
+    bares = _pictures(scene, scene.generator.bare(scene.small))
+    explanations = []
+    for row, (original, bare) in enumerate(zip(originals, bares, strict=True)):
+        latents = result.latents[row]
+        frames = _deliver(scene, latents, row)
+        walked = Walked(
+            scene=scene,
+            row=row,
+            latents=latents,
+            frames=frames,
+            table=_table(scene, row, latents, result.reasons[row], levels, frames, settings.thresholds),
+            original=original,
+            bare=bare,
+            thresholds=settings.thresholds,
+        )
+        checks = tuple(check(walked) for check in CHECKS)
+        explanations.append(
+            Explanation(
+                target=scene.target.label,
+                level_word=scene.target.level_word,
+                tolerance=_tolerance(scene.target, settings.thresholds),
+                frames=walked.table,
+                images=frames,
+                latents=latents.float().cpu(),
+                original=original,
+                bare=bare,
+                outcome=_outcome(walked, result, walk),
+                verdict=decide(checks),
+                checks=checks,
+                saliency={name: SALIENCY[name](walked) for name in settings.saliency},
+                fidelity=None,
+                assumptions=(*_assumptions(scene, settings.detail), *assumptions),
+                provenance={**origin, "image": _fingerprint(original.image)},
+                channel_names=scene.generator.channel_names,
+            )
+        )
+    return explanations
+
+
+# -- what the walk delivered -----------------------------------------------------------------------------
+
+
+def _pictures(scene: Scene, images: Tensor) -> list[Picture]:
+    """What the classifier says of images of the scene, in the scene's order."""
+    classifier, target = scene.classifier, scene.target
+    scores = torch.cat([classifier.score(part, target) for part in images.split(scene.batch_size)])
+    if target.measure == "value":
+        names = [""] * len(images)
+    else:
+        names = [classifier.class_names[index] for index in classifier.predict(images).tolist()]
+    return [
+        Picture(image=image.float().cpu().clone(), score=score, level=level, class_name=name)
+        for image, score, level, name in zip(
+            images, scores.tolist(), target.to_level(scores).tolist(), names, strict=True
+        )
+    ]
+
+
+def _deliver(scene: Scene, latents: Tensor, row: int) -> Tensor:
+    """The frames ``(L, C, H, W)`` of one image, on the CPU."""
+    parts = latents.split(scene.batch_size)
+    rows = [torch.full((len(part),), row) for part in parts]
+    return torch.cat([scene.deliver(*part).float().cpu() for part in zip(parts, rows, strict=True)])
+
+
+def _table(
+    scene: Scene,
+    row: int,
+    latents: Tensor,
+    why: list[str],
+    levels: Tensor,
+    frames: Tensor,
+    limits: Thresholds,
+) -> pd.DataFrame:
+    """One row per level; achieved is what the classifier says of the delivered frame."""
+    target = scene.target
+    scores, rounded = [], []
+    for part in frames.split(scene.batch_size):
+        shown = part.to(scene.images.device)
+        units = scene.generator.normalise(shown)  # 8 bits of each channel's own range
+        eight_bit = scene.generator.denormalise((units * 255).round() / 255)
+        scores.append(scene.classifier.score(shown, target).double().cpu())
+        rounded.append(scene.classifier.score(eight_bit, target).double().cpu())
+    score = torch.cat(scores)
+    achieved = target.to_level(score)
+    reached = (achieved - levels).abs() <= _tolerance(target, limits)
+    reasons = [
+        "" if ok else reason or f"level {target.show(level)} not reached: {target.show(got)} achieved"
+        for ok, reason, level, got in zip(
+            reached.tolist(), why, levels.tolist(), achieved.tolist(), strict=True
+        )
+    ]  # fmt: skip
+    return pd.DataFrame(
+        {
+            "level": levels.numpy(),
+            "achieved": achieved.numpy(),
+            "score": score.numpy(),
+            "reached": reached.numpy(),
+            "reason": reasons,
+            "distance": (latents - scene.z[row]).norm(dim=1).double().cpu().numpy(),
+            "rounded": target.to_level(torch.cat(rounded)).numpy(),
+        }
+    )
+
+
+def _unit(target: Target) -> float:
+    """What 1 in the thresholds of levels means: a probability of 1, or one interquartile range."""
+    return target.tolerance / SCORE_TOLERANCE
+
+
+def _tolerance(target: Target, limits: Thresholds) -> float:
+    return limits.level_error * _unit(target)
+
+
+def _in_levels(walked: Walked) -> Thresholds:
+    """The thresholds with those of levels in the unit of the target's levels."""
+    limits, unit = walked.thresholds, _unit(walked.target)
+    return replace(limits, level_error=limits.level_error * unit, rounding=limits.rounding * unit)
+
+
+# -- what is said of it ----------------------------------------------------------------------------------
+
+
+def _outcome(walked: Walked, result: WalkResult, walk: Walk) -> str:
+    table, count = walked.table, len(walked.scene.images)
+    reached = int(table["reached"].sum())
+    effort = f"{result.gradients:.0f} gradients and {result.evaluations:.0f} further evaluations"
+    each = f", on average over the {count} images walked together" if count > 1 else ""
+    first = (
+        f"From its own level {walked.target.show(walked.original.level)} the image was walked "
+        f"({walk.name}) to {reached} of {len(table)} levels with {effort}{each}."
+    )
+    reasons = [reason for reason in table["reason"] if reason]
+    return f"{first} {reasons[0][0].upper()}{reasons[0][1:]}." if reasons else first
+
+
+def _assumptions(scene: Scene, detail: float) -> tuple[str, ...]:
+    height, width = scene.images.shape[-2:]
+    top, left, rows, columns = scene.region
+    seen = (
+        "all of it"
+        if (rows, columns) == (height, width)
+        else f"rows {top}-{top + rows}, columns {left}-{left + columns}"
+    )
+    channels, inner_height, inner_width = scene.generator.shape
+    size = f"{inner_width}x{inner_height}"
+    resized = "" if (height, width) == (inner_height, inner_width) else (
+        f" The walk was made at {size} pixels; its frames were enlarged to {width}x{height} and carry the "
+        "image's finer detail where they do not change it."
+    )  # fmt: skip
+    return (
+        f"The classifier: {scene.classifier.preprocessing}",
+        _of_the_score(scene.target),
+        f"The generator ({scene.generator.kind}, {channels} channels, {size}) sees {seen}.{resized}",
+        f"Carried detail: {detail:.0%} of what the code does not hold of this image is added to every frame, "
+        "less where the walk changes it.",
+    )
+
+
+def _of_the_score(target: Target) -> str:
+    if target.measure == "uncertainty":
+        return (
+            "A level is u, the entropy of the classes as a share of the highest there is; the score is its "
+            "log-odds."
+        )
+    if target.measure == "value" and target.quartiles is not None:
+        low, median, high = target.quartiles
+        return (
+            f"A level is the value of {target.label}; the score is its distance from {median:.4g} in units "
+            f"of {high - low:.4g}, the median and interquartile range of the reference."
+        )
+    return f"The score is the log-odds of {target.label}; a level is its probability."
+
+
+def _provenance(scene: Scene, walk: Walk, levels: Tensor, settings: Settings) -> dict[str, Any]:
+    """Where all explanations of a scene come from."""
+    return {
+        "versions": {name: _version(name) for name in VERSIONS} | {"python": platform.python_version()},
+        "classifier": {
+            "sha256": scene.classifier.fingerprint,
+            "kind": scene.classifier.kind,
+            "outputs": scene.classifier.outputs,
+        },
+        "target": {name: _plain(value) for name, value in asdict(scene.target).items()},
+        "generator": {
+            "source": scene.generator.source,
+            "sha256": scene.generator.fingerprint,
+            "kind": scene.generator.kind,
+        },
+        "options": {
+            **walk_record(walk),
+            **settings.record(),
+            "levels": [round(level, 6) for level in levels.tolist()],
+            "device": str(scene.images.device),
+        },
+        "thresholds": asdict(settings.thresholds),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value as it comes back from JSON."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _fingerprint(image: Tensor) -> dict[str, Any]:
+    return {"sha256": sha256(image.contiguous().numpy().tobytes()), "shape": list(image.shape)}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

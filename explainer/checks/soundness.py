@@ -1,0 +1,121 @@
+r"""Is there a generative model at all behind the frames? Faults that carried detail would hide.
+
+* A decoder that does not answer to its code says nothing. Its response in channel c is the standard deviation
+  over random codes, averaged over pixels; a dead channel has none.
+* A code that holds everything compresses nothing, and walking it is an adversarial attack on the pixels.
+  White noise :math:`n` shows it: :math:`\|\mathrm{bare}(x+n)-\mathrm{bare}(x)\| / \|n\|` is 1 for an
+  identity and
+  :math:`\sqrt{D / P}` for a projection of P pixels on D dimensions.
+* Encoder and decoder must speak of the same code: :math:`\|e(d(z)) - z\|` against the distance of two
+  random codes, :math:`\sqrt{2 \sum_i \sigma_i^2}`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from explainer.checks.base import Check, Thresholds, status_above
+from explainer.checks.walked import Walked
+from explainer.generators.base import Generator
+
+__all__ = ["channel_names_of", "channel_response", "code_cycle", "noise_passed", "responding"]
+
+RANDOM_CODES = 4
+NOISE = 0.05
+PROBED = 4
+
+
+@torch.no_grad()
+def channel_response(generator: Generator, *, codes: int = RANDOM_CODES, seed: int = 0) -> Tensor:
+    """How much each channel changes from one random code to another, ``(C,)`` in normalised units."""
+    random = torch.randn(codes, generator.latent_dim, generator=torch.Generator().manual_seed(seed))
+    z = generator.latent_mean + generator.latent_std * random.to(generator.latent_mean)
+    return generator.normalise(generator.decode(z)).std(dim=0).mean(dim=(1, 2))
+
+
+@torch.no_grad()
+def noise_passed(generator: Generator, small: Tensor, *, seed: int = 0) -> float:
+    """Share of white noise on images ``(N, C, H, W)`` that ``bare`` lets through, the mean over the "
+    "images."""
+    noise = NOISE * torch.randn(small.shape, generator=torch.Generator().manual_seed(seed)).to(small)
+    units = generator.normalise(small)
+    both = generator.bare(torch.cat([small, generator.denormalise(units + noise)]))
+    bare, noisy = generator.normalise(both).chunk(2)
+    return float(((noisy - bare).flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)).mean())
+
+
+def responding(walked: Sequence[Walked], thresholds: Thresholds, *, seed: int = 0) -> list[Check]:
+    """Does every channel answer to the code, and does the code compress? The same for all walks of a "
+    "scene."""
+    generator = walked[0].generator
+    small = walked[0].scene.small
+    response = channel_response(generator, seed=seed)
+    spread = generator.normalise(small).std(dim=(2, 3)).mean(dim=0)
+    share = (response / spread.clamp_min(0.05)).tolist()
+    names = channel_names_of(generator)
+    dead = [name for name, each in zip(names, share, strict=True) if not each > thresholds.response_fail]
+    values: dict[str, float | str] = {
+        f"response {name}": each for name, each in zip(names, share, strict=True)
+    }
+    if dead:
+        which = "every channel" if len(dead) == len(names) else ", ".join(dead)
+        sentence = (
+            f"The generator's decoder does not answer to its code in {which}: from one random code to "
+            "another it "
+            f"changes by less than {thresholds.response_fail:.0%} of the image's own spread."
+        )
+        decoder = Check("decoder", "fail", sentence, values)
+    else:
+        decoder = Check(
+            "decoder",
+            "pass",
+            "Every channel answers to the code: from one random code to another the least moving one "
+            "changes by "
+            f"{min(share):.0%} of the image's own spread.",
+            values,
+        )
+    chosen = torch.tensor([each.row for each in walked[:PROBED]])
+    passed = noise_passed(generator, small[chosen], seed=seed)
+    status = status_above(passed, thresholds.noise_passed_limit, thresholds.noise_passed_fail)
+    said = {
+        "pass": "The code compresses",
+        "limit": "The code compresses little",
+        "fail": "The code holds anything, so that a walk can be an adversarial attack on the pixels",
+        "info": "",
+    }[status]
+    if passed > 1.25:
+        said = "The code hangs on invisible noise"
+    compression = Check(
+        "compression",
+        status,
+        f"{said}: {passed:.0%} of white noise on the image passes through the generator.",
+        {"noise passed": passed, "dimensions": float(generator.latent_dim)},
+    )
+    return [decoder, compression]
+
+
+@torch.no_grad()
+def code_cycle(walked: Sequence[Walked], thresholds: Thresholds) -> list[Check]:
+    """Is the code of an image's ``bare`` the code of the image?"""
+    generator, scene = walked[0].generator, walked[0].scene
+    bare = torch.stack([each.bare.image for each in walked]).to(scene.small)
+    z = torch.stack([each.z for each in walked])
+    again = torch.cat([generator.encode(part) for part in bare.split(scene.batch_size)])
+    strangers = (2 * generator.latent_std.square().sum()).sqrt()
+    checks = []
+    for distance in ((again - z).norm(dim=1) / strangers).tolist():
+        status = status_above(distance, thresholds.code_cycle_limit, thresholds.code_cycle_fail)
+        sentence = (
+            f"The code of the reconstruction lies {distance:.2f} from that of the image, in distances of two "
+            "random codes"
+        )
+        if status == "fail":
+            sentence += ": encoder and decoder do not speak of the same code"
+        checks.append(Check("code cycle", status, f"{sentence}.", {"distance": distance}))
+    return checks
+
+
+def channel_names_of(generator: Generator) -> tuple[str, ...]:
+    """The names of the channels, numbered where there are none."""
+    return generator.channel_names or tuple(f"channel {c}" for c in range(generator.shape[0]))

@@ -1,0 +1,131 @@
+r"""Self-consistency: the far end of a walk, taken as a new image and walked back, is the original again.
+
+The third property of Singla et al. 2020 (arXiv 1911.00483). The far end is encoded and *its own* detail is
+taken, so nothing of the original is left but what the frame shows. From there it is walked to the score of
+the original, by steps of the smallest move that a linear model of the score allows,
+
+.. math:: \delta z = (s(x) - s)\, g / \|g\|^2
+
+cut to a trust radius as in :mod:`explainer.walks.base`, every image to a goal of its own. What comes back is
+compared with the original; the error is told as a share of what the walk itself had changed.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from explainer.checks.base import Check, Thresholds, status_above
+from explainer.checks.ends import Ends
+from explainer.checks.walked import Walked
+from explainer.walks.base import Scene
+
+__all__ = ["scene_of_ends", "walk_back", "walk_to_scores"]
+
+STEPS = 8
+RADIUS = 1.0
+TOLERANCE = 0.1
+RELATIVE_TOLERANCE = 0.02
+
+
+@torch.no_grad()
+def scene_of_ends(far: Ends) -> Scene:
+    """The far ends' frames as new images, with codes and detail of their own."""
+    scene = far.scene
+    return Scene(
+        scene.generator,
+        scene.classifier,
+        scene.target,
+        far.frames,
+        strength=scene.detail.strength,
+        batch_size=scene.batch_size,
+    )
+
+
+def walk_to_scores(
+    scene: Scene, goals: Tensor, *, steps: int = STEPS, radius: float = RADIUS
+) -> tuple[Tensor, Tensor]:
+    """Codes ``(N, D)`` at which every image of a scene has a score of its own choosing, and those scores.
+
+    Args:
+        scene: Images, generator, classifier and target.
+        goals: Scores ``(N,)``.
+        steps: Largest number of gradients for an image.
+        radius: First trust radius.
+    """
+    goals = goals.double().cpu()
+    best, reached = scene.z.clone(), scene.score0.double().cpu()
+    allowed = TOLERANCE + RELATIVE_TOLERANCE * (goals - reached).abs()
+    trust = torch.full_like(goals, radius)
+    gradients = torch.zeros_like(best)
+    fresh = torch.ones(len(goals), dtype=torch.bool)
+    active = torch.arange(len(goals))
+    for _ in range(steps):
+        gap = (goals - reached)[active]
+        active = active[(gap.abs() > allowed[active]) & (trust[active] > 1e-3)]
+        if not len(active):
+            break
+        stale = active[fresh[active]]
+        if len(stale):
+            gradients[stale] = scene.score_and_gradient(best[stale], stale)[1]
+            fresh[stale] = False
+        slope = gradients[active]
+        length = slope.norm(dim=1).double().cpu()
+        walkable = torch.isfinite(length) & (length > 1e-6)
+        active, slope, length = active[walkable], slope[walkable], length[walkable]
+        if not len(active):
+            break
+        gap = (goals - reached)[active]
+        step = gap.sign() * torch.minimum(gap.abs() / length, trust[active]) / length
+        trial = best[active] + step[:, None].to(best) * slope
+        score = scene.score(trial, active).double().cpu()
+        better = (goals[active] - score).abs() < 0.9 * gap.abs()
+        best[active[better]], reached[active[better]] = trial[better], score[better]
+        fresh[active[better]] = True
+        trust[active] = torch.where(better, trust[active] * 1.3, trust[active] / 2)
+    return best, reached
+
+
+def walk_back(walked: Sequence[Walked], far: Ends, arrived: Scene, thresholds: Thresholds) -> list[Check]:
+    """Walk every far end back to the score of its original, and compare the pictures.
+
+    Args:
+        walked: The walks.
+        far: Their far ends.
+        arrived: :func:`scene_of_ends` of these.
+        thresholds: See :class:`Thresholds`.
+    """
+    if not far.scene.classifier.differentiable:
+        said = "Not measured: the classifier has no gradient to walk back along."
+        return [Check("walk back", "info", said, {}) for _ in walked]
+    codes, scores = walk_to_scores(arrived, far.start)
+    rows = torch.arange(len(far))
+    with torch.no_grad():
+        parts = zip(codes.split(arrived.batch_size), rows.split(arrived.batch_size), strict=True)
+        back = torch.cat([arrived.deliver(*part) for part in parts]) if len(far) else far.frames
+    own = (far.frames - far.images).abs().mean(dim=(1, 2, 3))
+    error = (back - far.images).abs().mean(dim=(1, 2, 3))
+    left = (scores - far.start).abs() / (far.scores - far.start).abs()
+    measured = zip(far.image.tolist(), error.tolist(), own.tolist(), left.tolist(), strict=True)
+    found = {image: values for image, *values in measured}
+    checks = []
+    for image in range(len(walked)):
+        if image not in found:
+            checks.append(Check("walk back", "info", "Not measured: the walk did not move the score.", {}))
+            continue
+        returned, change, missing = found[image]
+        ratio = returned / max(change, 1e-9)
+        status = status_above(ratio, thresholds.returned_limit, thresholds.returned_fail)
+        said = (
+            f"Walked back from its far end, the image differs from the original by {returned:.4f} (mean "
+            "absolute), "
+            f"{ratio:.0%} of what the walk had changed"
+        )
+        if missing > 0.5:
+            status = "fail"
+            said += f", and {missing:.0%} of the change of score could not be walked back"
+        values: dict[str, float | str] = {
+            "error": returned, "change of the walk": change, "ratio": ratio, "score left": missing,
+        }  # fmt: skip
+        checks.append(Check("walk back", status, f"{said}.", values))
+    return checks

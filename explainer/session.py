@@ -1,0 +1,185 @@
+"""What one call holds on to while it goes through its images: classifier, generator, targets, device."""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from explainer.assembly import assemble
+from explainer.classifier import Classifier, Target
+from explainer.errors import ClassifierError, GeneratorError, OptionError
+from explainer.explanation import Explanation
+from explainer.frozen import modules_within
+from explainer.generators.base import Generator
+from explainer.generators.zoo import fitting_generator, load_generator
+from explainer.image import resize
+from explainer.settings import Settings
+from explainer.storage import state_sha256
+from explainer.walks import Scene
+
+__all__ = ["Plan", "Session"]
+
+REFERENCE_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an image is walked with. Images of one plan and one size walk together.
+
+    Attributes:
+        generator: The generator that fits the image.
+        target: What its score is of.
+        assumptions: What had to be assumed to find them, sentences.
+    """
+
+    generator: Generator
+    target: Target
+    assumptions: tuple[str, ...] = ()
+
+
+class Session:
+    """A classifier and a generator, brought to one device, and the options of a call.
+
+    Args:
+        classifier: As for :func:`explain`; frozen by the caller.
+        generator: A generator, the name or folder of one, or ``"auto"``.
+        settings: The options.
+        device: Where to compute; where the classifier's parameters are when omitted.
+
+    Attributes:
+        checked: Whether the classifier has been found sound.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier | nn.Module | Callable[[Tensor], Any],
+        generator: Generator | str | Path,
+        settings: Settings,
+        device: str | torch.device | None,
+    ) -> None:
+        self.classifier = classifier if isinstance(classifier, Classifier) else Classifier(classifier)
+        self.settings = settings
+        self.device = _device(device, self.classifier)
+        self.generator = _given(generator, self.device)
+        self.checked = False
+        self._load = functools.cache(load_generator)
+        self._targets: dict[tuple[int, torch.Size], tuple[Target, tuple[str, ...]]] = {}
+
+    def check(self, images: Tensor) -> None:
+        """Find out, once, whether the classifier can be explained at all."""
+        if not self.checked:
+            self.classifier.check(images)
+            self.checked = True
+
+    def plan(self, image: Tensor) -> Plan:
+        """What one image ``(1, C, H, W)`` is walked with.
+
+        Raises:
+            GeneratorError: No generator fits it.
+            ClassifierError: No such target, or an output that is not finite.
+            OptionError: Levels that the target does not have.
+        """
+        generator = self._generator(image)
+        target, assumptions = self._target(image, generator)
+        self.settings.levels_for(target)
+        with torch.no_grad():
+            if not bool(self.classifier.score(image, target).isfinite().all()):
+                raise ClassifierError(
+                    "classifier", "returns NaN or infinite outputs", received="1 image",
+                    remedy="Look at the image, and at mean= and std= of the classifier.",
+                )  # fmt: skip
+        return Plan(generator, target, assumptions)
+
+    def explain(self, images: Tensor, plan: Plan) -> list[Explanation]:
+        """Walk images ``(N, C, H, W)`` of one plan together."""
+        levels = self.settings.levels_for(plan.target)
+        walk, said = self.settings.walker(differentiable=self.classifier.differentiable)
+        scene = Scene(plan.generator, self.classifier, plan.target, images, strength=self.settings.detail)
+        result = walk(scene, levels)
+        assumptions = plan.assumptions + said
+        return assemble(scene, result, levels, walk=walk, settings=self.settings, assumptions=assumptions)
+
+    def most_at_once(self, plan: Plan, shape: torch.Size, frame_bytes: int) -> int:
+        """How many images ``(1, C, H, W)`` may walk together if their frames shall fit into so many bytes."""
+        return max(1, frame_bytes // (4 * math.prod(shape) * len(self.settings.levels_for(plan.target))))
+
+    def record(self) -> dict[str, Any]:
+        """What tells this call from another on the same images, as plain values."""
+        generator = self.generator
+        return {
+            **self.settings.whole_record(),
+            "classifier": {
+                "sha256": self.classifier.fingerprint,
+                "outputs": self.classifier.outputs,
+                "preprocessing": self.classifier.preprocessing,
+            },
+            "generator": "auto" if generator is None else state_sha256(generator.state_dict()),
+        }
+
+    def _generator(self, image: Tensor) -> Generator:
+        if self.generator is None:
+            return fitting_generator(image.cpu(), load=self._load).to(self.device)
+        channels = self.generator.shape[0]
+        if channels != image.shape[1]:
+            raise GeneratorError(
+                "generator", f"takes {channels} channels", received=f"image with {image.shape[1]}",
+                remedy="Pass an image with those channels, or a generator of this image's.",
+            )  # fmt: skip
+        return self.generator
+
+    def _target(self, image: Tensor, generator: Generator) -> tuple[Target, tuple[str, ...]]:
+        """The target, found once unless it is the class predicted for each image."""
+        spec, classifier = self.settings.target, self.classifier
+        if spec is None and classifier.kind in ("multiclass", "multilabel"):
+            return classifier.target(None, image), ()
+        key = (id(generator), image.shape[-2:])
+        if key not in self._targets:
+            said: tuple[str, ...] = ()
+            found = classifier.target(spec, image)
+            if found.measure == "value" and found.quartiles is None:
+                samples = generator.sample(REFERENCE_SAMPLES, seed=self.settings.seed)
+                found = classifier.target(spec, image, reference=_as_large_as(samples, image))
+                said = (
+                    f"The classifier came without reference values: the median and interquartile range of "
+                    f"{found.label} are those of {REFERENCE_SAMPLES} samples of the generator.",
+                )
+            self._targets[key] = found, said
+        return self._targets[key]
+
+
+def _as_large_as(samples: Tensor, image: Tensor) -> Tensor:
+    return samples if samples.shape[-2:] == image.shape[-2:] else resize(samples, image.shape[-2:])
+
+
+def _given(generator: Generator | str | Path, device: torch.device) -> Generator | None:
+    """The generator asked for, in evaluation mode on the device; None for whichever fits an image."""
+    if generator == "auto" and isinstance(generator, str):
+        return None
+    if not isinstance(generator, Generator | str | Path):
+        raise OptionError(
+            "generator", "must be a generator, a name or a folder", received=type(generator).__name__,
+            remedy='Pass "auto", the name of a zoo generator, a folder, or a TwoStageVAE.',
+        )  # fmt: skip
+    found = generator if isinstance(generator, Generator) else load_generator(generator)
+    return found.eval().to(device)
+
+
+def _device(device: str | torch.device | None, classifier: Classifier) -> torch.device:
+    """The device asked for, else the classifier's own."""
+    if device is not None:
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # torch raises either for a device it does not have
+            raise OptionError(
+                "device", "cannot be used here", received=device,
+                remedy=f"Use cpu ({str(error).splitlines()[0]}).",
+            ) from error  # fmt: skip
+    if classifier.device is not None:
+        return classifier.device
+    modules = modules_within(classifier.model)
+    return next((p.device for module in modules for p in module.parameters()), torch.device("cpu"))

@@ -1,0 +1,133 @@
+"""What may be asked of ``explain`` and ``explain_many``: every option checked before any work is done."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from explainer.checks import Thresholds
+from explainer.checks.walked import Walked
+from explainer.errors import OptionError
+from explainer.saliency import SaliencyMap, difference
+from explainer.target import Target, TargetSpec
+from explainer.walks import EvolutionWalk, GradientWalk, LinearWalk, Walk
+from explainer.walks.base import require_levels
+
+__all__ = ["SALIENCY", "WALKS", "Levels", "Settings", "walk_record"]
+
+Levels = Sequence[float] | Tensor | np.ndarray
+
+WALKS: dict[str, Callable[[], Walk]] = {
+    "gradient": GradientWalk,
+    "linear": LinearWalk,
+    "evolution": EvolutionWalk,
+}
+"""Walks by name. A walk with something to fit is passed as an object."""
+
+WITHOUT_GRADIENT = "evolution"
+"""The walk of a classifier that has no gradient, where the gradient walk was asked for by name."""
+
+SALIENCY: dict[str, Callable[[Walked], SaliencyMap]] = {
+    "difference": lambda walked: difference(
+        walked.frames,
+        walked.table["achieved"].tolist(),
+        walked.original.image,
+        walked.original.level,
+    ),
+}
+"""Saliency maps by name, each made from one walked image."""
+
+
+_ANY_VALUE = Target(0, None, "value", None, measure="value")
+"""Before the target is known, levels must be numbers."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of a call, all of them valid.
+
+    Attributes:
+        target: What to walk to; None for what the classifier says of the image.
+        levels: Levels to walk to; None for those of the target.
+        walk: A walk, or the name of one.
+        detail: Strength of the carried detail, 0 to 1.
+        saliency: Names of the maps to make.
+        thresholds: Where checks turn from pass to limit to fail.
+        seed: Of everything drawn at random.
+
+    Raises:
+        OptionError: An option outside its range.
+    """
+
+    target: TargetSpec = None
+    levels: Levels | None = None
+    walk: str | Walk = "gradient"
+    detail: float = 1.0
+    saliency: Sequence[str] = ("difference",)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.walk, Walk) and self.walk not in WALKS:
+            raise OptionError(
+                "walk", "is not known", received=self.walk,
+                remedy=f"Choose one of {', '.join(WALKS)}, or pass a Walk.",
+            )  # fmt: skip
+        if self.levels is not None:
+            require_levels(self.levels, _ANY_VALUE)
+        if not isinstance(self.detail, int | float) or not 0 <= self.detail <= 1:
+            raise OptionError(
+                "detail", "must lie in [0, 1]", received=self.detail, remedy="1 carries all detail."
+            )
+        if not isinstance(self.thresholds, Thresholds):
+            raise OptionError(
+                "thresholds", "must be a Thresholds", received=type(self.thresholds).__name__,
+                remedy="Pass for example Thresholds(level_error=.01).",
+            )  # fmt: skip
+        if not isinstance(self.saliency, tuple | list) or set(self.saliency) - set(SALIENCY):
+            raise OptionError(
+                "saliency", "must be a tuple of known methods", received=self.saliency,
+                remedy=f"Choose from {tuple(SALIENCY)}; an empty tuple makes none.",
+            )  # fmt: skip
+
+    def levels_for(self, target: Target) -> Tensor:
+        """The levels ``(L,)`` asked for, ascending, or the default ones of the target."""
+        return require_levels(target.default_levels if self.levels is None else self.levels, target)
+
+    def walker(self, *, differentiable: bool) -> tuple[Walk, tuple[str, ...]]:
+        """The walk to take with a classifier that has a gradient or has none, and what was assumed for it."""
+        if isinstance(self.walk, Walk):
+            return self.walk, ()
+        if self.walk == "gradient" and not differentiable and WITHOUT_GRADIENT in WALKS:
+            return WALKS[WITHOUT_GRADIENT](), (
+                f"The classifier has no gradient: it was walked with the {WITHOUT_GRADIENT} walk instead, "
+                "which asks it for scores alone.",
+            )
+        return WALKS[self.walk](), ()
+
+    def record(self) -> dict[str, Any]:
+        """The options of every walk as plain values."""
+        return {"detail": self.detail, "saliency": list(self.saliency), "seed": self.seed}
+
+    def whole_record(self) -> dict[str, Any]:
+        """All that was asked for, as plain values: what tells one call from another."""
+        target = list(self.target) if isinstance(self.target, tuple | list) else self.target
+        return {
+            **self.record(),
+            "target": target,
+            "levels": None if self.levels is None else require_levels(self.levels, _ANY_VALUE).tolist(),
+            "walk": walk_record(self.walk) if isinstance(self.walk, Walk) else self.walk,
+            "thresholds": asdict(self.thresholds),
+        }
+
+
+def walk_record(walk: Walk) -> dict[str, Any]:
+    """A walk's name and the plain values it was made with."""
+    plain = {
+        name: value
+        for name, value in vars(walk).items()
+        if not name.startswith("_") and isinstance(value, bool | int | float | str)
+    }
+    return {"walk": walk.name, **plain}

@@ -1,0 +1,119 @@
+"""What a walk sees: codes in, delivered images and their scores out."""
+
+import torch
+from torch import Tensor
+
+from explainer.classifier import Classifier
+from explainer.errors import OptionError
+from explainer.generators.base import Generator
+from explainer.target import Target
+
+__all__ = ["Scene"]
+
+
+class Scene:
+    """Some images, seen through a generator and a classifier: latents in, delivered images and scores out.
+
+    Images of another size than the generator's are delivered at their own, see
+    :meth:`Generator.at_full_size`. An image of another aspect ratio is walked in its central part.
+
+    Where the image may not change (``allow``, ``preserve``) the delivered image *is* the image. The mask is
+    laid on before the classifier is asked, so a level that is reached is reached with the mask on.
+
+    Args:
+        generator: In evaluation mode.
+        classifier: Frozen by the caller.
+        target: What the score is of.
+        images: ``(N, C, H, W)`` in [0, 1], any size.
+        strength: Of the carried detail, 0 to 1.
+        batch_size: Images evaluated at once.
+        allow: Where the image may change, ``(H, W)`` for all or ``(N, 1, H, W)``, 0 to 1 (in between the
+            change is scaled); everywhere when omitted.
+        preserve: Where it may not, likewise; taken off ``allow``.
+
+    Attributes:
+        z: Codes ``(N, D)`` of the images.
+        score0: Scores ``(N,)`` of the delivered images before any move.
+        evaluations: Number of images whose score was computed.
+        gradients: Number of images whose gradient was computed.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        classifier: Classifier,
+        target: Target,
+        images: Tensor,
+        *,
+        strength: float = 1.0,
+        batch_size: int = 128,
+        allow: object = None,
+        preserve: object = None,
+    ) -> None:
+        self.generator, self.classifier, self.target = generator, classifier, target
+        self.images, self.batch_size = images, batch_size
+        self.region = generator.region((images.shape[-2], images.shape[-1]))
+        self.allowed = _allowed(images, allow, preserve)
+        self.evaluations = self.gradients = 0
+        with torch.no_grad():
+            self.small = generator.resized(images)
+            self.z = generator.encode(self.small)
+            self.detail = generator.detail(self.small, self.z, strength)
+        self.score0 = self.score(self.z, torch.arange(len(images)))
+
+    def deliver(self, z: Tensor, rows: Tensor) -> Tensor:
+        """Delivered images ``(M, C, H, W)`` of codes ``(M, D)`` that belong to the images ``rows``."""
+        frames = self.generator.decode(z, self.detail[rows])
+        originals = self.images[rows]
+        delivered = self.generator.at_full_size(frames, self.small[rows], originals)
+        if self.allowed is None:
+            return delivered
+        return torch.lerp(originals, delivered, self.allowed[rows].to(delivered))
+
+    @torch.no_grad()
+    def score(self, z: Tensor, rows: Tensor) -> Tensor:
+        """Scores ``(M,)`` of the delivered images."""
+        self.evaluations += len(z)
+        parts = zip(z.split(self.batch_size), rows.split(self.batch_size), strict=True)
+        return torch.cat([self.classifier.score(self.deliver(*part), self.target) for part in parts])
+
+    def score_and_gradient(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores ``(M,)`` and their gradients ``(M, D)`` with respect to the codes."""
+        self.gradients += len(z)
+        scores, gradients = [], []
+        with torch.enable_grad():
+            for part, members in zip(z.split(self.batch_size), rows.split(self.batch_size), strict=True):
+                leaf = part.detach().requires_grad_(True)
+                score = self.classifier.score(self.deliver(leaf, members), self.target)
+                gradients.append(torch.autograd.grad(score.sum(), leaf)[0])
+                scores.append(score.detach())
+        return torch.cat(scores), torch.cat(gradients)
+
+
+def _allowed(images: Tensor, allow: object, preserve: object) -> Tensor | None:
+    """Share ``(N, 1, H, W)`` of its change that each pixel takes; None if all take all."""
+    if allow is None and preserve is None:
+        return None
+    allowed = torch.ones(len(images), 1, *images.shape[-2:], device=images.device)
+    if allow is not None:
+        allowed = allowed * _mask("allow", allow, images)
+    if preserve is not None:
+        allowed = allowed * (1 - _mask("preserve", preserve, images))
+    return allowed
+
+
+def _mask(argument: str, given: object, images: Tensor) -> Tensor:
+    height, width = images.shape[-2:]
+    try:
+        mask = torch.as_tensor(given, dtype=torch.float32, device=images.device)
+    except (TypeError, ValueError, RuntimeError):
+        mask = images.new_empty(0)
+    fits = mask.shape in ((height, width), (1, 1, height, width), (len(images), 1, height, width))
+    if not fits or not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise OptionError(
+            argument,
+            f"must be a mask ({height}, {width}) or ({len(images)}, 1, {height}, {width}), from 0 to 1",
+            received=f"shape {tuple(mask.shape)}" + (" with values outside" if fits else ""),
+            remedy="Resize it to the image; 1 marks what it speaks of.",
+        )
+    return mask
