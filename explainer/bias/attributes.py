@@ -1,26 +1,20 @@
-"""Attributes of images as binary questions, and the models that answer them.
+"""Attributes of images as binary questions, and weights that undo what goes with the target.
 
 A binary column is one question. A categorical column is one question per category, a continuous one asks
-whether the value lies above its median. An *oracle* is a model of such a question. Where none is given one
-is trained here: in two halves (by group), each image is then judged by the model that has not seen it, with
-training draws balanced over attribute and target, so that the oracle cannot use what merely goes with it.
+whether the value lies above its median. What is empty stays unanswered (NaN) and is counted, not guessed.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from explainer.classifier import Classifier
-from explainer.convnet import fit_classifier
 from explainer.errors import OptionError
-from explainer.metrics import auc
 
-__all__ = ["Attribute", "Oracle", "balanced_weights", "fit_oracle", "oracle_quality", "questions"]
+__all__ = ["Attribute", "balanced_weights", "questions", "raked_weights"]
 
 FEWEST = 20
 MOST_CATEGORIES = 12
@@ -35,54 +29,14 @@ class Attribute:
         column: Where it comes from.
         kind: ``"binary"``, ``"categorical"`` or ``"continuous"``, of the column.
         values: Answers (N,): 1, 0, or NaN where the column is empty.
+        positive: What the column says where the answer is 1; None if the question is of a threshold.
     """
 
     name: str
     column: str
     kind: str
     values: NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Oracle:
-    """Models that answer a question, and which images each of them may be asked about.
-
-    Attributes:
-        parts: A binary classifier and the rows of the images it has not seen, one or two of them.
-        source: Where it comes from, in words.
-    """
-
-    parts: tuple[tuple[Classifier, NDArray[np.int64]], ...]
-    source: str
-
-    @torch.no_grad()
-    def score(self, images: Tensor, rows: Sequence[int] | NDArray) -> NDArray[np.float64]:
-        """Log-odds (M,) of images (M, C, H, W) that belong to (or were made from) the images ``rows``.
-
-        Args:
-            images: In [0, 1].
-            rows: Of each, its number in the audited set: it decides which model is asked.
-        """
-        asked = np.asarray(rows)
-        scores = np.full(len(asked), np.nan)
-        for classifier, may in self.parts:
-            chosen = np.flatnonzero(np.isin(asked, may))
-            if len(chosen):
-                with classifier.frozen():
-                    target = classifier.target(1, images[:1])
-                    parts = images[torch.from_numpy(chosen)].split(classifier.batch_size)
-                    values = torch.cat([classifier.score(part, target) for part in parts])
-                scores[chosen] = values.double().cpu().numpy()
-        return scores
-
-    def level(self, images: Tensor, rows: Sequence[int] | NDArray) -> NDArray[np.float64]:
-        """Probabilities (M,), see :meth:`score`."""
-        return 1 / (1 + np.exp(-self.score(images, rows)))
-
-    @classmethod
-    def given(cls, classifier: Classifier, count: int) -> "Oracle":
-        """One model for all ``count`` images, which somebody else trained."""
-        return cls(((classifier, np.arange(count)),), "given")
+    positive: Any = None
 
 
 def questions(attributes: pd.DataFrame) -> tuple[list[Attribute], list[str]]:
@@ -139,22 +93,22 @@ def _questions_of(column: str, values: pd.Series) -> list[Attribute]:
         positive = max(known.unique().tolist()) if numeric else different[1]
         plain = set(map(str, different)) in ({"0", "1"}, {"0.0", "1.0"}, {"False", "True"})
         name = column if plain else f"{column} = {positive}"
-        return [Attribute(name, column, "binary", answers(values == positive))]
+        return [Attribute(name, column, "binary", answers(values == positive), positive)]
     if numeric and len(different) > 2:
         middle = float(known.median())
         return [Attribute(f"{column} above {middle:g}", column, "continuous", answers(values > middle))]
     common = known.value_counts().index[:MOST_CATEGORIES]
     return [
-        Attribute(f"{column} = {category}", column, "categorical", answers(values == category))
+        Attribute(f"{column} = {category}", column, "categorical", answers(values == category), category)
         for category in sorted(common, key=str)
     ]
 
 
 def balanced_weights(target: NDArray, attribute: NDArray) -> NDArray[np.float64]:
-    """Weights (N,) that give every cell of (target, attribute) the same total; 0 where either is unknown.
+    """Weights (N,), mean 1, that give every cell of (target, attribute) the same total; 0 where unknown.
 
-    >>> balanced_weights(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]))
-    array([0.5, 0.5, 1. , 1. ])
+    >>> balanced_weights(np.array([0.0, 0, 0, 1]), np.array([0.0, 0, 1, 1]))
+    array([0.66666667, 0.66666667, 1.33333333, 1.33333333])
     """
     weights = np.zeros(len(target))
     for y in np.unique(target[~np.isnan(target)]):
@@ -162,74 +116,46 @@ def balanced_weights(target: NDArray, attribute: NDArray) -> NDArray[np.float64]
             cell = (target == y) & (attribute == a)
             if cell.any():
                 weights[cell] = 1 / cell.sum()
-    return weights
+    return _bounded(weights)
 
 
-def fit_oracle(
-    images: Tensor,
-    answers: NDArray,
-    other: NDArray,
-    groups: NDArray,
-    *,
-    steps: int = 400,
-    seed: int = 0,
-    class_names: tuple[str, str] = ("without", "with"),
-) -> Oracle:
-    """Train a cross-fitted oracle: two halves by group, each judged by the model trained on the other.
+def raked_weights(target: NDArray, attributes: Sequence[NDArray], *, rounds: int = 50) -> NDArray[np.float64]:
+    """Weights (N,), mean 1, under which the target goes with none of the attributes.
+
+    Iterative proportional fitting (Deming & Stephan 1940) of every table (target, attribute) to equal cells;
+    images without an answer keep their weight in that table. An attribute with an empty cell is left as it
+    is: no weights can balance it. Weights stay within a factor of 20 of the mean.
 
     Args:
-        images: (N, C, H, W) in [0, 1] or uint8.
-        answers: (N,) 0, 1 or NaN: what the oracle is to tell.
-        other: (N,) 0, 1 or NaN: what it must not use; training draws are balanced over both.
-        groups: (N,) person or patient; nobody is in both halves.
-        steps: Optimiser steps of each half.
-        seed: Of the halves and the training.
-        class_names: Of answers 0 and 1.
+        target: (N,) 0, 1 or NaN; weight 0 where unknown.
+        attributes: Each (N,) 0, 1 or NaN.
+        rounds: Passes over the tables.
 
-    Raises:
-        OptionError: A half without images of both answers.
+    >>> y = np.array([1] * 6 + [0] * 6)
+    >>> weights = raked_weights(y, [np.array([1, 1, 1, 1, 1, 0, 1, 0, 0, 0, 0, 0])])
+    >>> np.round(weights[[0, 5]], 2)
+    array([0.6, 3. ])
     """
-    names, index = np.unique(groups, return_inverse=True)
-    half = np.random.default_rng(seed).permutation(len(names))[index] % 2
-    weights = balanced_weights(other, answers)
-    parts = []
-    for number in (0, 1):
-        training = np.flatnonzero((half == number) & (weights > 0))
-        held_out = np.flatnonzero((half != number) & (weights > 0))
-        for rows in (training, held_out):
-            if len(np.unique(answers[rows])) < 2:
-                raise OptionError(
-                    "attributes", "leave one half of the groups without both answers", received=class_names,
-                    remedy="Pass more images of the rarer answer, from several people or patients.",
-                )  # fmt: skip
-        network, _ = fit_classifier(
-            images[torch.from_numpy(training)],
-            torch.from_numpy(answers[training]).float(),
-            validation=(
-                images[torch.from_numpy(held_out[:1000])],
-                torch.from_numpy(answers[held_out[:1000]]).float(),
-            ),
-            weights=torch.from_numpy(weights[training]),
-            steps=steps,
-            augment=False,  # brightness or position may be the attribute
-            seed=seed + number,
-        )
-        network.requires_grad_(False).eval()
-        classifier = Classifier(network, kind="binary", class_names=class_names)
-        parts.append((classifier, np.flatnonzero(half != number)))
-    return Oracle(tuple(parts), f"trained here in two halves, {steps} steps each")
+    known = ~np.isnan(target)
+    weights = known.astype(np.float64)
+    tables = []
+    for answers in (np.zeros(len(target)), *attributes):
+        cells = [
+            (target == y) & (answers == a) for y in (0, 1) for a in np.unique(answers[~np.isnan(answers)])
+        ]
+        if all(cell.any() for cell in cells):
+            tables.append(cells)
+    for _ in range(rounds):
+        for cells in tables:
+            total = sum(float(weights[cell].sum()) for cell in cells) / len(cells)
+            for cell in cells:
+                weights[cell] *= total / weights[cell].sum()
+    return _bounded(weights)
 
 
-def oracle_quality(scores: NDArray, answers: NDArray, target: NDArray) -> dict[str, float]:
-    """Area under the ROC curve of an oracle within each class of the target: what it knows beyond the target.
-
-    Returns:
-        ``"within y"`` for each class y, and ``"least"`` of them; NaN where a class holds one answer only.
-    """
-    quality: dict[str, float] = {}
-    for y in np.unique(target[~np.isnan(target)]):
-        rows = (target == y) & ~np.isnan(answers) & np.isfinite(scores)
-        quality[f"within {y:g}"] = auc(answers[rows], scores[rows]) if rows.sum() else float("nan")
-    values = list(quality.values())
-    quality["least"] = float(np.nan) if not values or np.isnan(values).any() else min(values)
-    return quality
+def _bounded(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights of mean 1 over those above 0, none beyond 20."""
+    used = weights > 0
+    if not used.any():
+        return weights
+    return np.minimum(weights / weights[used].mean(), 20.0)

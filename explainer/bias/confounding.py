@@ -1,74 +1,23 @@
-r"""From walks to evidence, and from evidence to a verdict on one attribute.
+"""From walks to evidence on one attribute.
 
 **Forward** (Singla et al. 2020, section 4.4): does the oracle move when the classifier is walked? Of the
 walks that crossed, the share whose oracle class differs between the bare start and the bare end, over the
-share that mere reconstruction changes and over the share of *reference* walks: those of an unbiased
-classifier, or of one trained here balanced over the attribute. **Reverse**: does the classifier move when the
-*oracle* is walked and the target's own oracle is held? Entanglement in the generator makes the forward test
-fire alone; reliance makes both fire.
-
-=================  ======================================================================================
-confounded         every gate holds; the lower bounds of forward (over both) and reverse exceed
-                   ``present``, with q <= alpha over the whole table
-not detected       every gate holds; both upper bounds lie below ``absent``
-insufficient       anything else
-=================  ======================================================================================
+share that mere reconstruction changes and over the share of *reference* walks to the same levels: those of an
+unbiased classifier, or of the target's own oracle, trained here raked over the attributes. **Reverse**: does
+the classifier move when the *oracle* is walked and the target's own oracle is held? Entanglement in the
+generator makes the forward test fire alone; reliance makes both fire.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from explainer.bias.statistics import Effect, mean, paired_difference, share
-from explainer.errors import OptionError
 
-__all__ = [
-    "AuditThresholds",
-    "Forward",
-    "Gate",
-    "Reverse",
-    "Verdict",
-    "decide",
-    "forward",
-    "gates",
-    "reverse",
-]
-
-
-@dataclass(frozen=True)
-class AuditThresholds:
-    """Where evidence turns into a verdict. All of them can be overridden.
-
-    Attributes:
-        present: Lower bounds of a confounded attribute exceed this.
-        absent: Upper bounds of an attribute that is not detected lie below this.
-        crossings: Fewest walks that reached the other side.
-        oracle_auc: Least area under the ROC curve of an oracle within each class of the target, also on bare
-            reconstructions.
-        kept: Least share of the images whose class survives bare reconstruction.
-        expressible: Least share of the walks of an oracle that reach its other side.
-    """
-
-    present: float = 0.05
-    absent: float = 0.10
-    crossings: int = 100
-    oracle_auc: float = 0.85
-    kept: float = 0.80
-    expressible: float = 0.80
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            highest = math.inf if field.name == "crossings" else 1
-            if not 0 <= value <= highest:
-                raise OptionError(
-                    "thresholds", f"{field.name} must lie in [0, {highest}]", received=value,
-                    remedy=f"The default is {field.default}.",
-                )  # fmt: skip
+__all__ = ["Forward", "Reverse", "forward", "reverse"]
 
 
 @dataclass(frozen=True)
@@ -79,21 +28,27 @@ class Forward:
         changed: Share of crossed walks whose oracle class changed (the paper's confounding metric).
         floor: Share of the same images whose oracle class bare reconstruction alone changes.
         over_floor: ``changed - floor``, paired.
-        over_reference: ``changed`` minus the same of the reference walks, paired; None without them.
+        over_reference: ``changed`` minus the same of the reference walks, paired; NaN without them.
+        random: Share changed by random moves of the same lengths, which control for little: they hardly move
+            the classifier.
         with_target: Share that gained the attribute going up or lost it going down.
         against_target: Share that lost it going up or gained it going down.
+        one_sided: p-value of a sign test of the two (McNemar's, exact).
         shift: Mean change of the oracle's probability, counted along the walk's direction.
         slope: Mean slope of the oracle's probability over the classifier's along the paths.
         spearman: Mean rank correlation of the two along the paths.
-        relative_change: Mean absolute change of the oracle over that of the classifier (ratio of means).
+        relative_change: Mean absolute change of the oracle from one end of the path to the other, over that
+            of the classifier (ratio of means).
     """
 
     changed: Effect
     floor: Effect
     over_floor: Effect
-    over_reference: Effect | None
+    over_reference: Effect
+    random: Effect
     with_target: Effect
     against_target: Effect
+    one_sided: float
     shift: Effect
     slope: float
     spearman: float
@@ -106,13 +61,13 @@ class Forward:
 
     @property
     def high(self) -> float:
-        """Upper bound of the effect."""
+        """Upper bound of the effect: what a balanced classifier changes as often is none."""
         return min(effect.high for effect in self.tested)
 
     @property
     def tested(self) -> tuple[Effect, ...]:
         """What the verdict looks at."""
-        return (self.over_floor,) if self.over_reference is None else (self.over_floor, self.over_reference)
+        return (self.over_floor, self.over_reference)
 
 
 @dataclass(frozen=True)
@@ -128,47 +83,16 @@ class Reverse:
     held: float
 
 
-@dataclass(frozen=True)
-class Gate:
-    """A condition without which there is no verdict.
-
-    Attributes:
-        name: Short.
-        met: Whether it holds.
-        value: What was measured; NaN if it could not be.
-        bound: What it had to reach.
-        sentence: In words.
-    """
-
-    name: str
-    met: bool
-    value: float
-    bound: float
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The answer for one attribute.
-
-    Attributes:
-        status: ``"confounded"``, ``"not detected"`` or ``"insufficient"``.
-        sentence: Why, with the numbers.
-    """
-
-    status: str
-    sentence: str
-
-
 def forward(
     *,
     original: NDArray,
     start: NDArray,
     end: NDArray,
+    random: NDArray,
     direction: NDArray,
     oracle_path: NDArray,
     classifier_path: NDArray,
-    reference: tuple[NDArray, NDArray] | None,
+    reference: tuple[NDArray, NDArray, NDArray],
     groups: NDArray,
     margin: float = 0.05,
     alpha: float = 0.05,
@@ -179,10 +103,12 @@ def forward(
         original: On the images themselves (N,).
         start: On their bare reconstructions (N,).
         end: On the bare ends of the walks (N,).
+        random: On the bare ends of random moves of the same lengths (N,).
         direction: +1 where the classifier went up, -1 where it went down (N,).
         oracle_path: On the bare frames along the path (N, L).
-        classifier_path: The classifier's probabilities there (N, L).
-        reference: The oracle's probabilities on bare start and end of the reference walks of the same images.
+        classifier_path: The classifier's levels of the delivered frames there (N, L).
+        reference: Of the reference walks whether they crossed (N,), and the oracle's probabilities on their
+            bare starts and ends (N,); of the same images.
         groups: Person, patient ... (N,).
         margin: Of the tests.
         alpha: 1 - coverage of the intervals.
@@ -191,24 +117,27 @@ def forward(
     changed, floored = before != after, (original > 0.5) != before
     gained = (~before & after & (direction > 0)) | (before & ~after & (direction < 0))
     lost = changed & ~gained
-    over_reference = None
-    if reference is not None:
-        moved = (reference[0] > 0.5) != (reference[1] > 0.5)
-        over_reference = paired_difference(changed, moved, groups, margin=margin, alpha=alpha)
+    paired, other = reference[0], (reference[1] > 0.5) != (reference[2] > 0.5)
     slope, spearman = _association(classifier_path, oracle_path)
-    moved_classifier = np.abs(classifier_path[:, -1] - classifier_path[:, 0]).mean() if len(start) else 0.0
+    moved = np.abs(classifier_path[:, -1] - classifier_path[:, 0])
+    total = float(moved.mean()) if len(moved) else 0.0
+    flips = int(changed.sum())
     return Forward(
         changed=share(changed, groups, alpha=alpha),
         floor=share(floored, groups, alpha=alpha),
         over_floor=paired_difference(changed, floored, groups, margin=margin, alpha=alpha),
-        over_reference=over_reference,
+        over_reference=paired_difference(
+            changed[paired], other[paired], groups[paired], margin=margin, alpha=alpha
+        ),
+        random=share((random > 0.5) != before, groups, alpha=alpha),
         with_target=share(gained, groups, alpha=alpha),
         against_target=share(lost, groups, alpha=alpha),
+        one_sided=float(stats.binomtest(int(gained.sum()), flips).pvalue) if flips else 1.0,
         shift=mean(direction * (end - start), groups, margin=margin, alpha=alpha),
         slope=slope,
         spearman=spearman,
-        relative_change=float(np.abs(end - start).mean() / moved_classifier)
-        if moved_classifier
+        relative_change=float(np.abs(oracle_path[:, -1] - oracle_path[:, 0]).mean()) / total
+        if total
         else math.nan,
     )
 
@@ -240,71 +169,6 @@ def reverse(
     if held_before is not None and held_after is not None and len(held_before):
         held = float(np.abs(held_after - held_before).mean())
     return Reverse(mean(direction * (after - before), groups, margin=margin, alpha=alpha), held)
-
-
-def gates(
-    *,
-    crossings: int,
-    kept: float,
-    oracle_auc: float,
-    oracle_auc_bare: float,
-    expressible: float,
-    thresholds: AuditThresholds,
-) -> tuple[Gate, ...]:
-    """The conditions of a verdict; what could not be measured is not met."""
-
-    def gate(name: str, value: float, bound: float, sentence: str) -> Gate:
-        return Gate(name, bool(value >= bound), float(value), float(bound), sentence)
-
-    least = min(oracle_auc, oracle_auc_bare)
-    return (
-        gate("crossings", crossings, thresholds.crossings,
-             f"{crossings} walks crossed to the other side ({thresholds.crossings} are needed)"),
-        gate("kept", kept, thresholds.kept,
-             f"{kept:.0%} of the images keep their class in bare reconstruction ({thresholds.kept:.0%} "
-             "are needed)"),
-        gate("oracle", math.nan if math.isnan(oracle_auc + oracle_auc_bare) else least, thresholds.oracle_auc,
-             f"the oracle's AUC within the classes is {oracle_auc:.2f} on images and {oracle_auc_bare:.2f} "
-             f"on bare reconstructions ({thresholds.oracle_auc:.2f} is needed)"),
-        gate("expressible", expressible, thresholds.expressible,
-             f"{expressible:.0%} of the walks of the oracle reached its other side "
-             f"({thresholds.expressible:.0%} are needed)"),
-    )  # fmt: skip
-
-
-def decide(
-    checked: Sequence[Gate],
-    ahead: Forward | None,
-    back: Reverse | None,
-    *,
-    thresholds: AuditThresholds,
-    alpha: float = 0.05,
-) -> Verdict:
-    """The verdict on one attribute; the effects carry the q-values of the whole table."""
-    failed = [gate for gate in checked if not gate.met]
-    if failed or ahead is None or back is None:
-        reasons = "; ".join(gate.sentence for gate in failed) or "there were no walks to measure"
-        return Verdict("insufficient", f"Insufficient evidence: {reasons}.")
-    tested = (*ahead.tested, back.moved)
-    numbers = (
-        f"the attribute changes in {ahead.changed.value:.0%} of the walks of the classifier "
-        f"(effect {ahead.low:.2f} to {ahead.high:.2f}), and walking the attribute moves the classifier by "
-        f"{back.moved.value:+.2f} [{back.moved.low:+.2f}, {back.moved.high:+.2f}]"
-    )
-    if not all(effect.known for effect in tested):
-        return Verdict("insufficient", "Insufficient evidence: an effect could not be estimated.")
-    if (
-        ahead.low > thresholds.present
-        and back.moved.beyond(thresholds.present)
-        and all(effect.q <= alpha for effect in tested)
-    ):
-        return Verdict("confounded", f"Supports evidence for confounding: {numbers}.")
-    if ahead.high < thresholds.absent and back.moved.within(thresholds.absent):
-        return Verdict("not detected", f"Not detected: {numbers}.")
-    alone = ""
-    if ahead.low > thresholds.present and back.moved.within(thresholds.absent):
-        alone = " The forward effect alone points to an entangled generator rather than to the classifier."
-    return Verdict("insufficient", f"Insufficient evidence: {numbers}.{alone}")
 
 
 def _association(classifier: NDArray, oracle: NDArray) -> tuple[float, float]:

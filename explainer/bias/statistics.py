@@ -23,7 +23,7 @@ Score intervals are used because the bootstrap's percentiles cover too little wh
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,7 +46,6 @@ class Effect:
         groups: People, patients ... they come from; ``n`` where every image is its own.
         p: One-sided p-value of "the effect is not larger than the margin in the direction it has".
         margin: The margin of ``p``.
-        q: ``p`` after the false-discovery correction over a whole table; ``p`` until then.
     """
 
     value: float
@@ -56,7 +55,6 @@ class Effect:
     groups: int
     p: float
     margin: float
-    q: float
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}], n = {self.n}"
@@ -195,14 +193,14 @@ def design_effect(values: NDArray, members: NDArray) -> float:
     return max(1.0, _cluster_variance(values, members) / independent) if independent else 1.0
 
 
-def false_discovery(effects: Sequence[Effect]) -> list[Effect]:
-    """The effects with ``q``: their p-values after the correction of Benjamini and Hochberg (1995).
+def false_discovery(p: Sequence[float]) -> list[float]:
+    """The p-values after the correction of Benjamini and Hochberg (1995); NaN counts as 1.
 
-    Effects that could not be estimated keep a ``q`` of 1 and do not count.
+    >>> false_discovery([0.01, 0.04, 0.5])
+    [0.03, 0.06, 0.5]
     """
-    known = [effect for effect in effects if effect.known]
-    corrected = iter(stats.false_discovery_control([effect.p for effect in known]) if known else [])
-    return [replace(effect, q=float(next(corrected)) if effect.known else 1.0) for effect in effects]
+    values = np.nan_to_num(np.asarray(p, dtype=np.float64), nan=1.0)
+    return [float(q) for q in stats.false_discovery_control(values)] if len(values) else []
 
 
 def _tango(only_first: float, only_second: float, size: float, delta: float) -> float:
@@ -245,8 +243,8 @@ def _checked(values: ArrayLike, groups: ArrayLike | None, alpha: float) -> tuple
 def _effect(
     value: float, low: float, high: float, values: NDArray, members: NDArray, p: float, margin: float
 ) -> Effect:
-    return Effect(float(value), float(low), float(high), len(values), len(np.unique(members)), p, margin, q=p)
+    return Effect(float(value), float(low), float(high), len(values), len(np.unique(members)), p, margin)
 
 
 def _unknown(margin: float) -> Effect:
-    return Effect(math.nan, math.nan, math.nan, 0, 0, 1.0, margin, q=1.0)
+    return Effect(math.nan, math.nan, math.nan, 0, 0, 1.0, margin)

@@ -5,9 +5,10 @@ is held: with gradients :math:`g` of the walked and :math:`h` of the held score 
 
 .. math:: g - \frac{g \cdot h}{h \cdot h} h
 
-which leaves the held score unchanged to first order.
+which leaves the held score unchanged to first order; how far it moved all the same is measured.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +16,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from explainer.bias.attributes import Oracle
-from explainer.classifier import Classifier, Target
+from explainer.bias.oracles import Oracle, scores_of
+from explainer.checks.nulls import random_moves
+from explainer.classifier import Classifier
 from explainer.generators.base import Generator
+from explainer.target import Target
 from explainer.walks.base import TOLERANCE, Scene, Walk, require_levels
+from explainer.walks.evolution import EvolutionWalk
 from explainer.walks.gradient import GradientWalk
+from explainer.walks.stepping import SteppingWalk
 
-__all__ = ["Crossing", "HeldWalk", "cross", "cross_oracle"]
+__all__ = ["LEVELS", "Crossing", "HeldWalk", "Watched", "cross", "cross_oracle", "watch"]
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+ENDS = (0.1, 0.9)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,28 +39,55 @@ class Crossing:
     Attributes:
         rows: Number of each image in the audited set (N,).
         direction: +1 where the walk went up, -1 where it went down (N,).
-        crossed: Whether it reached level .9 (or .1) on the other side (N,), booleans.
+        crossed: Whether it reached level .9 (or .1) on the other side (N,).
         start: Codes (N, D) of the images.
-        end: Codes (N, D) of the last frames.
-        path: Codes (N, 5, D) at the levels .1, .3, .5, .7, .9, ascending.
-        first: The delivered images before the walk (N, C, H, W), at the generator's size.
-        last: The delivered images after it.
+        path: Codes (N, L, D) at the levels asked for, ascending.
+        level: Levels (N,) of the delivered images before the walk: of the images themselves.
+        levels: Levels (N, L) of the delivered images along it.
+        bare: Levels (N,) of the bare reconstructions.
+        before: Levels (W, N) of watched classifiers before the walk.
+        after: Levels (W, N) after it.
     """
 
     rows: NDArray[np.int64]
     direction: NDArray[np.float64]
     crossed: NDArray[np.bool_]
     start: Tensor
-    end: Tensor
     path: Tensor
-    first: Tensor
-    last: Tensor
+    level: NDArray[np.float64]
+    levels: NDArray[np.float64]
+    bare: NDArray[np.float64]
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def end(self) -> Tensor:
+        """Codes (N, D) of the last frames."""
+        up = torch.from_numpy(self.direction > 0).to(self.path.device)
+        return torch.where(up[:, None], self.path[:, -1], self.path[:, 0])
 
-class HeldWalk(Walk):
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """Probabilities of oracles on the bare frames of walks, one row per oracle.
+
+    Attributes:
+        start: (A, N) before.
+        end: (A, N) after.
+        path: (A, N, L) at every level.
+        random: (A, N) after random moves of the same lengths.
+    """
+
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
+    path: NDArray[np.float64]
+    random: NDArray[np.float64]
+
+
+class HeldWalk(SteppingWalk):
     """A gradient walk that leaves another classifier's score where it is, to first order.
 
     Args:
@@ -70,7 +103,14 @@ class HeldWalk(Walk):
         super().__init__(radius=radius, steps=steps)
         self.held, self.target = held, target
 
-    def slope(self, scene: Scene, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, scene: Scene, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self._turned(scene, z, rows)
+
+    def slope(self, scene: Scene, z: Tensor, rows: Tensor, previous: Tensor | None, step: int) -> Tensor:
+        return self._turned(scene, z, rows)[1]
+
+    def _turned(self, scene: Scene, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (M,), and their gradients (M, D) turned so that the held score stays."""
         scene.gradients += len(z)
         scores, directions = [], []
         with torch.enable_grad():
@@ -94,6 +134,8 @@ def cross(
     rows: NDArray[np.int64],
     *,
     walk: Walk | None = None,
+    levels: Sequence[float] = LEVELS,
+    watched: Sequence[tuple[Classifier, Target]] = (),
     batch_size: int = 64,
 ) -> Crossing:
     """Walk images to the other side of a score: to .1 from above .5, to .9 from below.
@@ -102,75 +144,135 @@ def cross(
         generator: In evaluation mode.
         classifier: Whose score is walked.
         target: What the score is of.
-        images: (N, C, H, W) in [0, 1].
+        images: (N, C, H, W) in [0, 1], any size.
         rows: Number of each in the audited set.
-        walk: The gradient walk by default.
+        walk: By default along the gradient, or along a measured slope where there is none.
+        levels: Ascending, from .1 to .9.
+        watched: Classifiers that are asked about the delivered images before and after.
         batch_size: Images walked at once.
     """
-    walker = GradientWalk() if walk is None else walk
-    levels = require_levels(LEVELS)
+    if walk is None:
+        classifier.check(images[:8])
+        walk = GradientWalk() if classifier.differentiable else EvolutionWalk()
+    wanted = require_levels(levels)
     parts = []
     with classifier.frozen():
-        classifier.check(images[:8])
         for chosen in torch.arange(len(images)).split(batch_size):
-            scene = Scene(generator, classifier, target, images[chosen])
-            latents = walker(scene, levels).latents
-            up = scene.score0 < 0
-            end = torch.where(up[:, None], latents[:, -1], latents[:, 0])
+            scene = Scene(
+                generator, classifier, target, images[chosen].to(generator.latent_mean), batch_size=batch_size
+            )
             own = torch.arange(len(chosen))
-            reached = torch.sigmoid(scene.score(end, own).double())
-            goal = torch.where(up, levels[-1].to(reached), levels[0].to(reached))
+            path = walk(scene, wanted).latents
+            up = scene.score0 < 0
+            end = torch.where(up[:, None], path[:, -1], path[:, 0])
+            achieved = [target.to_level(scene.score(codes, own).double()) for codes in path.unbind(dim=1)]
+            reached = torch.where(up, achieved[-1], achieved[0])
+            goal = torch.where(up, wanted[-1].to(reached), wanted[0].to(reached))
             with torch.no_grad():
                 first, last = scene.deliver(scene.z, own), scene.deliver(end, own)
-            crossed = (reached - goal).abs() <= TOLERANCE
-            parts.append((up, crossed, scene.z, end, latents, first.cpu(), last.cpu()))
-    up, crossed, start, end, path, first, last = (torch.cat(part) for part in zip(*parts, strict=True))
+                bare = generator.at_full_size(generator.decode(scene.z), scene.small, scene.images)
+                parts.append(
+                    (
+                        torch.where(up, 1.0, -1.0).double(),
+                        ((reached - goal).abs() <= TOLERANCE).double(),
+                        scene.z,
+                        path,
+                        target.to_level(scene.score0.double()),
+                        torch.stack(achieved, dim=1),
+                        target.to_level(classifier.score(bare, target).double()),
+                        _levels(watched, first),
+                        _levels(watched, last),
+                    )
+                )
+    joined = [torch.cat(part) for part in zip(*parts, strict=True)]
+    direction, crossed, start, path, level, along, bare, before, after = joined
     return Crossing(
-        rows=np.asarray(rows),
-        direction=np.where(up.cpu().numpy(), 1.0, -1.0),
-        crossed=crossed.cpu().numpy(),
-        start=start,
-        end=end,
-        path=path,
-        first=first,
-        last=last,
-    )
+        np.asarray(rows), direction.cpu().numpy(), crossed.cpu().numpy() > 0, start, path,
+        level.cpu().numpy(), along.cpu().numpy(), bare.cpu().numpy(), before.cpu().numpy().T,
+        after.cpu().numpy().T,
+    )  # fmt: skip
 
 
 def cross_oracle(
-    generator: Generator, oracle: Oracle, held: Oracle | None, images: Tensor, rows: NDArray[np.int64]
+    generator: Generator,
+    oracle: Oracle,
+    held: Oracle | None,
+    images: Tensor,
+    rows: NDArray[np.int64],
+    *,
+    levels: Sequence[float] = ENDS,
+    watched: Sequence[tuple[Classifier, Target]] = (),
 ) -> Crossing:
     """Walk images to the other side of an oracle while the ``held`` one is held, each with its own models.
 
     Args:
         generator: In evaluation mode.
         oracle: What is walked.
-        held: What is held; None holds nothing.
-        images: (N, C, H, W) in [0, 1].
+        held: What is held; None holds nothing. It is also watched, after all others.
+        images: (N, C, H, W) in [0, 1], any size.
         rows: Number of each in the audited set.
+        levels: As for :func:`cross`.
+        watched: Classifiers that are asked about the delivered images before and after.
     """
     parts = []
-    for classifier, may in oracle.parts:
-        for kept, allowed in held.parts if held is not None else ((None, may),):
-            chosen = np.flatnonzero(np.isin(rows, may) & np.isin(rows, allowed))
+    for part in oracle.parts:
+        for kept in held.parts if held is not None else (None,):
+            chosen = np.flatnonzero(np.isin(rows, part.rows) & (kept is None or np.isin(rows, kept.rows)))
             if not len(chosen):
                 continue
-            some = images[torch.from_numpy(chosen)]
-            target = classifier.target(1, some[:1])
+            some, mine = images[torch.from_numpy(chosen)], rows[chosen]
+            model, target = part.classifier, part.target
             if kept is None:
-                parts.append(cross(generator, classifier, target, some, rows[chosen]))
+                parts.append(cross(generator, model, target, some, mine, levels=levels, watched=watched))
                 continue
-            with kept.frozen():
-                kept.check(some[:8])
-                walk = HeldWalk(kept, kept.target(1, some[:1]))
-                parts.append(cross(generator, classifier, target, some, rows[chosen], walk=walk))
+            with kept.classifier.frozen():
+                walk = HeldWalk(kept.classifier, kept.target)
+                also = [*watched, (kept.classifier, kept.target)]
+                parts.append(
+                    cross(generator, model, target, some, mine, walk=walk, levels=levels, watched=also)
+                )
+
+    def joined(name: str, axis: int = 0) -> NDArray:
+        return np.concatenate([getattr(part, name) for part in parts], axis=axis)
+
     return Crossing(
-        rows=np.concatenate([part.rows for part in parts]),
-        direction=np.concatenate([part.direction for part in parts]),
-        crossed=np.concatenate([part.crossed for part in parts]),
-        start=torch.cat([part.start for part in parts]),
-        end=torch.cat([part.end for part in parts]),
-        path=torch.cat([part.path for part in parts]),
-        first=torch.cat([part.first for part in parts]),
-        last=torch.cat([part.last for part in parts]),
-    )
+        joined("rows"), joined("direction"), joined("crossed"), torch.cat([part.start for part in parts]),
+        torch.cat([part.path for part in parts]), joined("level"), joined("levels"), joined("bare"),
+        joined("before", 1), joined("after", 1),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def watch(
+    generator: Generator, crossing: Crossing, oracles: Sequence[Oracle], *, seed: int = 0, batch: int = 128
+) -> Watched:
+    """What oracles say of the bare frames of walks: what the generator itself draws at their codes.
+
+    Args:
+        generator: In evaluation mode.
+        crossing: The walks.
+        oracles: See :func:`explainer.bias.oracles.scores_of`.
+        seed: Of the random moves.
+        batch: Walks decoded at once.
+    """
+    along = crossing.path.shape[1]
+    random = crossing.start + random_moves(crossing.end - crossing.start, draws=1, seed=seed)[0]
+    codes = torch.cat([crossing.start[:, None], crossing.path, random[:, None]], dim=1)
+    columns = []
+    for chosen in np.array_split(np.arange(len(crossing)), max(1, -(-len(crossing) // batch))):
+        frames = generator.decode(codes[torch.from_numpy(chosen)].flatten(0, 1))
+        scores = scores_of(oracles, frames, np.repeat(crossing.rows[chosen], along + 2))
+        columns.append(scores.reshape(len(oracles), len(chosen), along + 2))
+    levels = 1 / (1 + np.exp(-np.concatenate(columns, axis=1)))
+    path = levels[:, :, 1:-1]
+    end = np.where(crossing.direction > 0, path[:, :, -1], path[:, :, 0])
+    return Watched(levels[:, :, 0], end, path, levels[:, :, -1])
+
+
+def _levels(watched: Sequence[tuple[Classifier, Target]], images: Tensor) -> Tensor:
+    """Levels (M, W) of images (M, C, H, W)."""
+    levels = []
+    for classifier, target in watched:
+        with classifier.frozen():
+            levels.append(classifier.level(images, target).double().cpu())
+    return torch.stack(levels, dim=1) if levels else torch.zeros(len(images), 0, dtype=torch.float64)
