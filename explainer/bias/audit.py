@@ -31,7 +31,7 @@ from explainer.bias.oracles import Oracle, Part, fit_oracles, given_oracle, orac
 from explainer.bias.statistics import false_discovery, paired_difference
 from explainer.bias.subgroups import observe
 from explainer.bias.verdict import AuditThresholds, Verdict, decide, gates, weakest
-from explainer.bias.walking import Crossing, Watched, cross, cross_oracle, watch
+from explainer.bias.walking import Crossing, Watched, cross, cross_oracle, straight_direction, watch
 from explainer.checks.base import Thresholds
 from explainer.checks.robustness import FEWEST_PAIRED, detail_swap
 from explainer.classifier import Classifier
@@ -187,10 +187,15 @@ class _Evidence:
         self.names = list(models)
         watched = [(model, model.target(target.index, walked[:1])) for model in models.values()]
         fewer = rows[:REVERSED]
+        with torch.no_grad():
+            codes = torch.cat([generator.encode(part) for part in small.split(256)])
         self.back = [
-            cross_oracle(generator, oracle, own, walked[: len(fewer)], fewer, watched=watched)
-            for oracle in self.oracles[:-1]
-        ]
+            cross_oracle(
+                generator, oracle, own, walked[: len(fewer)], fewer, watched=watched,
+                straight=straight_direction(codes, question.values[rows], truth[rows]),
+            )
+            for oracle, question in zip(self.oracles[:-1], asked, strict=True)
+        ]  # fmt: skip
 
     def add(self, table: _Table, name: str, model: Classifier) -> None:
         """Walk a classifier and add what is found to the table."""

@@ -112,7 +112,7 @@ class BiasReport:
         findings: One for each classifier, target and attribute.
         comparisons: Classifiers on the same images, paired.
         clusters: Groups of walks, by "classifier, target".
-        warnings: By "classifier, target", that the classifier reads what the generator cannot show; else empty.
+        warnings: By "classifier, target": that the classifier reads what the generator cannot show, or empty.
         skipped: What could not be asked, sentences.
         thresholds: Where evidence turned into verdicts.
         provenance: Versions, seed, options, hashes and counts.

@@ -17,7 +17,7 @@ def as_markdown(record: Mapping[str, Any]) -> str:
     lines = [
         "## Confounder audit",
         "",
-        "| classifier | target | attribute | verdict | changes in walks | over reference | moves the score | q |",
+        "| classifier | target | attribute | verdict | changes in walks | over reference | moves it | q |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for finding in record["findings"]:

@@ -5,7 +5,11 @@ is held: with gradients :math:`g` of the walked and :math:`h` of the held score 
 
 .. math:: g - \frac{g \cdot h}{h \cdot h} h
 
-which leaves the held score unchanged to first order; how far it moved all the same is measured.
+which leaves the held score unchanged to first order; how far it moved all the same is measured. Where that
+path ends before its goal it goes straight instead, along the slope :math:`b` of the least-squares fit
+:math:`z = c + a\, b + y\, b_y` of codes on attribute and target: how codes differ with the attribute where the
+target is the same. All walks are greedy (``shorten=0``): they are many, and sliding back along level sets
+doubles their cost.
 """
 
 from collections.abc import Sequence
@@ -21,15 +25,27 @@ from explainer.checks.nulls import random_moves
 from explainer.classifier import Classifier
 from explainer.generators.base import Generator
 from explainer.target import Target
-from explainer.walks.base import TOLERANCE, Scene, Walk, require_levels
+from explainer.walks.base import TOLERANCE, Goals, Lanes, Scene, Walk, require_levels
 from explainer.walks.evolution import EvolutionWalk
 from explainer.walks.gradient import GradientWalk
+from explainer.walks.placing import Lane
 from explainer.walks.stepping import SteppingWalk
 
-__all__ = ["LEVELS", "Crossing", "HeldWalk", "Watched", "cross", "cross_oracle", "watch"]
+__all__ = [
+    "LEVELS",
+    "Crossing",
+    "HeldWalk",
+    "Watched",
+    "cross",
+    "cross_oracle",
+    "straight_direction",
+    "watch",
+]
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 ENDS = (0.1, 0.9)
+STRAIGHT = tuple(np.linspace(0.3, 4.5, 15).tolist())
+"""Distances tried on a straight walk, in prior standard deviations of the code."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,15 +109,43 @@ class HeldWalk(SteppingWalk):
     Args:
         held: The classifier that is not to notice.
         target: What of it is held.
+        straight: Direction (D,) to try where the gradients lead nowhere; None tries nothing.
         radius: First trust radius, in prior standard deviations of the code.
         steps: Largest number of steps of one lane.
     """
 
     name = "held"
 
-    def __init__(self, held: Classifier, target: Target, *, radius: float = 1.0, steps: int = 60) -> None:
-        super().__init__(radius=radius, steps=steps)
-        self.held, self.target = held, target
+    def __init__(
+        self,
+        held: Classifier,
+        target: Target,
+        straight: Tensor | None = None,
+        *,
+        radius: float = 1.0,
+        steps: int = 15,
+    ) -> None:
+        super().__init__(radius=radius, steps=steps, shorten=0.0)
+        self.held, self.target, self.straight = held, target, straight
+
+    def lanes(self, scene: Scene, goals: Goals, wanted: Tensor) -> Lanes:
+        lanes = super().lanes(scene, goals, wanted)
+        missed = [key for key, lane in lanes.items() if key[1] * (lane.scores[-1] - goals[key]) < 0]
+        if self.straight is None or not missed:
+            return lanes
+        rows = torch.tensor([image for image, _ in missed])
+        signs = torch.tensor([float(sign) for _, sign in missed]).to(scene.z)[:, None]
+        other = {key: Lane([scene.z[key[0]]], [float(scene.score0[key[0]])]) for key in missed}
+        for lane in other.values():
+            lane.gradients.append(torch.full_like(lane.codes[0], torch.nan))
+        for distance in STRAIGHT:
+            codes = scene.z[rows] + signs * distance * self.straight
+            for key, code, score in zip(missed, codes, scene.score(codes, rows).tolist(), strict=True):
+                other[key].add(code, score)
+        for key, lane in other.items():
+            if max(key[1] * score for score in lane.scores) >= key[1] * goals[key]:
+                lanes[key] = lane
+        return lanes
 
     def look(self, scene: Scene, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         return self._turned(scene, z, rows)
@@ -146,14 +190,14 @@ def cross(
         target: What the score is of.
         images: (N, C, H, W) in [0, 1], any size.
         rows: Number of each in the audited set.
-        walk: By default along the gradient, or along a measured slope where there is none.
+        walk: By default greedily along the gradient, or along a measured slope where there is none.
         levels: Ascending, from .1 to .9.
         watched: Classifiers that are asked about the delivered images before and after.
         batch_size: Images walked at once.
     """
     if walk is None:
         classifier.check(images[:8])
-        walk = GradientWalk() if classifier.differentiable else EvolutionWalk()
+        walk = GradientWalk(shorten=0.0) if classifier.differentiable else EvolutionWalk()
     wanted = require_levels(levels)
     parts = []
     with classifier.frozen():
@@ -193,6 +237,22 @@ def cross(
     )  # fmt: skip
 
 
+@torch.no_grad()
+def straight_direction(codes: Tensor, answers: NDArray, truth: NDArray) -> Tensor | None:
+    """How codes (N, D) differ with the attribute where the target is the same: (D,), length 1.
+
+    None if the answers do not vary beyond the target.
+    """
+    known = ~np.isnan(answers) & ~np.isnan(truth)
+    columns = np.stack([np.ones(known.sum()), answers[known], truth[known]], axis=1)
+    if np.linalg.matrix_rank(columns) < 3:
+        return None
+    slopes = np.linalg.lstsq(columns, codes[torch.from_numpy(known)].double().cpu().numpy(), rcond=None)[0]
+    direction = torch.from_numpy(slopes[1]).to(codes)
+    length = float(direction.norm())
+    return direction / length if length > 0 else None
+
+
 def cross_oracle(
     generator: Generator,
     oracle: Oracle,
@@ -200,6 +260,7 @@ def cross_oracle(
     images: Tensor,
     rows: NDArray[np.int64],
     *,
+    straight: Tensor | None = None,
     levels: Sequence[float] = ENDS,
     watched: Sequence[tuple[Classifier, Target]] = (),
 ) -> Crossing:
@@ -211,6 +272,7 @@ def cross_oracle(
         held: What is held; None holds nothing. It is also watched, after all others.
         images: (N, C, H, W) in [0, 1], any size.
         rows: Number of each in the audited set.
+        straight: See :class:`HeldWalk`.
         levels: As for :func:`cross`.
         watched: Classifiers that are asked about the delivered images before and after.
     """
@@ -226,7 +288,7 @@ def cross_oracle(
                 parts.append(cross(generator, model, target, some, mine, levels=levels, watched=watched))
                 continue
             with kept.classifier.frozen():
-                walk = HeldWalk(kept.classifier, kept.target)
+                walk = HeldWalk(kept.classifier, kept.target, straight)
                 also = [*watched, (kept.classifier, kept.target)]
                 parts.append(
                     cross(generator, model, target, some, mine, walk=walk, levels=levels, watched=also)
