@@ -31,7 +31,7 @@ ORDER = """
     fillers mutual_information pixel_order replacement_curves paired_comparison fidelity_result replacement
     explanation result_folder explanations settings assembly session pipeline captum_attribution
     bias.statistics bias.attributes bias.oracles bias.walking bias.confounding bias.verdict
-    bias.subgroups bias.discovery bias.junit bias.markdown bias.findings bias.inputs bias.audit
+    bias.subgroups bias.discovery bias.junit bias.markdown bias.findings bias.inputs bias.audit audit_run
     training_run cli
 """.split()
 FOLDERS = {name.split(".")[0] for name in ORDER if "." in name}

@@ -7,9 +7,9 @@ is held: with gradients :math:`g` of the walked and :math:`h` of the held score 
 
 which leaves the held score unchanged to first order; how far it moved all the same is measured. Where that
 path ends before its goal it goes straight instead, along the slope :math:`b` of the least-squares fit
-:math:`z = c + a\, b + y\, b_y` of codes on attribute and target: how codes differ with the attribute where the
-target is the same. All walks are greedy (``shorten=0``): they are many, and sliding back along level sets
-doubles their cost.
+:math:`z = c + a\, b + y\, b_y` of codes on attribute and target: how codes differ with the attribute where
+the target is the same. Held walks are greedy (``shorten=0``): they are many, and sliding back along level
+sets doubles their cost.
 """
 
 from collections.abc import Sequence
@@ -122,8 +122,8 @@ class HeldWalk(SteppingWalk):
         target: Target,
         straight: Tensor | None = None,
         *,
-        radius: float = 1.0,
-        steps: int = 15,
+        radius: float = 0.5,
+        steps: int = 20,
     ) -> None:
         super().__init__(radius=radius, steps=steps, shorten=0.0)
         self.held, self.target, self.straight = held, target, straight
@@ -190,14 +190,14 @@ def cross(
         target: What the score is of.
         images: (N, C, H, W) in [0, 1], any size.
         rows: Number of each in the audited set.
-        walk: By default greedily along the gradient, or along a measured slope where there is none.
+        walk: By default along the gradient, or along a measured slope where there is none.
         levels: Ascending, from .1 to .9.
         watched: Classifiers that are asked about the delivered images before and after.
         batch_size: Images walked at once.
     """
     if walk is None:
         classifier.check(images[:8])
-        walk = GradientWalk(shorten=0.0) if classifier.differentiable else EvolutionWalk()
+        walk = GradientWalk() if classifier.differentiable else EvolutionWalk()
     wanted = require_levels(levels)
     parts = []
     with classifier.frozen():
