@@ -1,6 +1,6 @@
 """The audit against planted truth: false alarms, sensitivity, a tag it cannot see, an entangled generator.
 
-    python benchmarks/audit_power.py --out runs/audit_power --stages coverage,power,tag,entangled
+    python benchmarks/audit_power.py --out runs/audit_power --stages coverage,power,tag,entangled,cost
 
 The truth is *reliance*, measured with the renderer: mean |f(image) - f(same, that factor alone changed)|. At
 least .10 is confounded, at most .02 is null, in between is left out. Sprites of 32 pixels, label ``scale``.
@@ -29,6 +29,8 @@ from explainer.convnet import fit_classifier
 from explainer.generators import VAE, load_generator
 from explainer.generators.base import Generator
 from explainer.metrics import wilson_interval
+from explainer.walks import GradientWalk, Scene
+from explainer.walks.base import require_levels
 
 SIZE, LABEL = 32, "scale"
 FACTORS = ("shade", "x", "y", "shape", "batch_mark")
@@ -194,11 +196,32 @@ def coverage(out: Path, part: int, simulations: int = 1000) -> dict[str, Any]:
     return {"coverage": {name: float(np.mean(hits)) for name, hits in found.items()}, "n": simulations}
 
 
+def cost(out: Path, part: int, images: int = 500) -> dict[str, Any]:
+    """An audit of two classifiers and five factors, and the bare walks of the same images."""
+    generator = generator_of(out, "generator-marks", batch_mark=0.5)
+    models = {f"{100 + i}": classifier_of(out, 100 + i, None, 0.5) for i in (0, 2)}
+    test = synthetic.sprites(1500, size=SIZE, seed=990 + part, label=LABEL, batch_mark=0.5)
+    begun = time.process_time()
+    for model in models.values():
+        model.check(test.images[:8])
+        with model.frozen():
+            for batch in test.images[:images].split(64):
+                scene = Scene(generator, model, model.target(1), batch)
+                GradientWalk()(scene, require_levels(np.linspace(0.05, 0.95, 10)))
+    walked = time.process_time()
+    audit(
+        test.images, models, labels=test.labels.numpy(), attributes=test.attributes[list(FACTORS)],
+        generator=generator, n_images=images, oracle_steps=300, progress=False,
+    )  # fmt: skip
+    return {"seconds_walk": walked - begun, "seconds_audit": time.process_time() - walked}
+
+
 STAGES: dict[str, tuple[Callable[[Path, int], dict[str, Any]], int]] = {
     "coverage": (coverage, 1),
     "power": (power, CLASSIFIERS // TOGETHER),
     "tag": (tag, 4),
     "entangled": (entangled, 4),
+    "cost": (cost, 1),
 }
 
 
@@ -235,6 +258,9 @@ def summary(parts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
                 "warned": int(table.hidden.sum()), "reliance": table.reliance.quantile([0, 0.5, 1]).tolist(),
                 "gates_failed": table.failed.explode().value_counts().to_dict(),
             }  # fmt: skip
+    if parts.get("cost"):
+        spent = parts["cost"][0]
+        result["cost"] = {**spent, "ratio": spent["seconds_audit"] / spent["seconds_walk"]}
     for key in ("seconds_training", "seconds_audit"):
         result[key] = {name: [part[key] for part in done if key in part] for name, done in parts.items()}
     return result

@@ -233,6 +233,17 @@ def test_images_of_another_size_than_the_generators(data):
     assert report.findings[0].verdict.status == "confounded"
 
 
+def test_the_same_seed_gives_the_same_report_and_the_classifier_is_left_as_it_was(data):
+    clean = model({0: 4.0})
+    clean.model.train()
+    first = run(data, clean, n_images=60, seed=5).to_dict()
+    with torch.no_grad():
+        assert run(data, clean, n_images=60, seed=5).to_dict() == first
+    assert run(data, clean, n_images=60, seed=6).to_dict() != first
+    assert clean.model.training
+    assert all(parameter.requires_grad for parameter in clean.model.parameters())
+
+
 def test_several_targets_and_empty_answers(data):
     images, codes, _ = data
     labels = torch.stack([codes[:, 0] > 0, codes[:, 2] > 0], dim=1).numpy().astype(float)

@@ -47,6 +47,7 @@ REVERSED = 200
 """Walks of an oracle, and swaps of details, are made for at most this many of the audited images."""
 
 
+@torch.inference_mode(mode=False)
 def audit(
     images: object,
     classifier: Model | Mapping[str, Model],
@@ -305,6 +306,7 @@ class _Evidence:
             return ""
         return f"the classifier reads what the generator cannot show ({_uncapitalised(check.sentence)})"
 
+    @torch.no_grad()
     def _clusters(self, crossing: Crossing) -> list[Group]:
         """Groups of walks, and the attribute that tells each from the other walks."""
         done = np.flatnonzero(crossing.crossed)
@@ -315,8 +317,7 @@ class _Evidence:
         start, end = crossing.start[kept], crossing.end[kept]
         sign = torch.from_numpy(direction).to(end)[:, None]
         before, after = (
-            torch.cat([self.generator.decode(part) for part in codes.split(128)]).detach()
-            for codes in (start, end)
+            torch.cat([self.generator.decode(part) for part in codes.split(128)]) for codes in (start, end)
         )
         features, places = describe_walks((end - start) / self.generator.latent_std * sign, before, after)
         groups = []

@@ -8,7 +8,7 @@ the split is unlike what one Gaussian with the same covariance would give:
 .. math:: c = \mathrm{SS}_{within} / \mathrm{SS}_{total}
 
 of the data against ``draws`` samples of that Gaussian (SigClust: Liu et al. 2008, JASA 103:1281). Clusters of
-fewer than ``least`` of the images are left out.
+fewer than ``least`` of the images are left out, and so is the largest: it is what the others differ from.
 """
 
 from dataclasses import dataclass
@@ -95,9 +95,8 @@ def find_clusters(
         rows = np.flatnonzero(direction == sign)
         if len(rows) < 40:
             continue
-        for members, p in _splits(features[rows], alpha, least, draws, seed):
-            if len(members) == len(rows):
-                continue
+        leaves = sorted(_splits(features[rows], alpha, least, draws, seed), key=lambda leaf: len(leaf[0]))
+        for members, p in leaves[:-1]:  # the largest is what the others differ from
             inside = np.zeros(len(rows), bool)
             inside[members] = True
             mine, others = places[rows[inside]].mean(0), places[rows[~inside]].mean(0)

@@ -192,6 +192,7 @@ def fit_oracles(
     return [Oracle(tuple(mine), source) for mine in parts]
 
 
+@torch.enable_grad()
 def _fit(
     images: Tensor, answers: NDArray, weights: NDArray, rows: NDArray, *, steps: int, seed: int
 ) -> ConvNet:
