@@ -165,7 +165,7 @@ def entangled(out: Path, part: int) -> dict[str, Any]:
     return audited(out, generator, plans, ("shade",), seed=970 + part, marks=0.0)
 
 
-def coverage(out: Path, part: int, simulations: int = 1000) -> dict[str, Any]:
+def coverage(out: Path, part: int, simulations: int = 4000) -> dict[str, Any]:
     """How often 95 % intervals hold the truth, with and without people of several images."""
     stream = np.random.default_rng(part)
     people = np.repeat(np.arange(80), 3)
