@@ -15,9 +15,8 @@ from typing import Any
 
 import record
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
-from torch.nn import functional
+from zoo_walk import reconstruction, share, walked
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "cells"))
 from train import CHANNELS, SIZE, fit_phases, phases, read_cells
@@ -25,7 +24,6 @@ from train import CHANNELS, SIZE, fit_phases, phases, read_cells
 from explainer import load_classifier, load_generator
 from explainer.classifier import Classifier
 from explainer.generators.base import Generator
-from explainer.metrics import r2, ssim, wilson_interval
 from explainer.walks import GradientWalk, Scene
 from explainer.walks.base import TOLERANCE, require_levels
 
@@ -37,32 +35,9 @@ PERMUTATIONS = 4
 PERMUTED_STEPS = 200
 
 
-def share(hits: Tensor) -> dict[str, float | int]:
-    """A rate with its Wilson interval."""
-    interval = wilson_interval(int(hits.sum()), len(hits))
-    return {"rate": interval.estimate, "low": interval.low, "high": interval.high, "n": len(hits)}
-
-
 def summed_pi(images: Tensor) -> Tensor:
     """The summed PI signal of images ``(..., C, H, W)``, in units of the instrument."""
     return images[..., PI, :, :].double().sum(dim=(-2, -1)) * FULL
-
-
-@torch.no_grad()
-def walked(
-    generator: Generator, classifier: Classifier, images: Tensor, levels: Tensor, strength: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Delivered frames ``(N, L, C, H, W)`` and the levels ``(N, L)`` they achieve."""
-    classifier.check(images[:4])
-    with classifier.frozen():
-        target = classifier.target(None, images)
-        scene = Scene(generator, classifier, target, images, strength=strength)
-        latents = GradientWalk()(scene, levels).latents
-        rows = torch.arange(len(images)).repeat_interleave(len(levels))
-        parts = zip(latents.flatten(0, 1).split(256), rows.split(256), strict=True)
-        frames = torch.cat([scene.deliver(z, row) for z, row in parts])
-        achieved = classifier.level(frames, target)
-    return frames.unflatten(0, latents.shape[:2]), achieved.unflatten(0, latents.shape[:2])
 
 
 def known_truth(generator: Generator, images: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -107,15 +82,48 @@ def known_truth(generator: Generator, images: Tensor, labels: Tensor) -> dict[st
     return table
 
 
+@torch.no_grad()
+def walked_ends(generator: Generator, classifier: Classifier, images: Tensor) -> tuple[Scene, Tensor, Tensor]:
+    """Walks to .05 and .95: their scene, their moves ``(N, 2, D)`` and whether they arrived ``(N, 2)``."""
+    classifier.check(images[:4])
+    levels = require_levels([0.05, 0.95])
+    with classifier.frozen():
+        scene = Scene(generator, classifier, classifier.target(None, images), images)
+        latents = GradientWalk()(scene, levels).latents
+        rows = torch.arange(len(images))
+        scores = torch.stack([scene.score(latents[:, end], rows) for end in range(2)], dim=1)
+    arrived = (torch.sigmoid(scores).double() - levels).abs() <= TOLERANCE
+    return scene, latents - scene.z[:, None], arrived
+
+
+@torch.no_grad()
+def pi_after(scene: Scene, moves: Tensor) -> Tensor:
+    """The summed PI signal ``(N,)`` of the delivered images after moves ``(N, D)`` of the codes."""
+    return summed_pi(scene.deliver(scene.z + moves, torch.arange(len(moves))))
+
+
+def cut(moves: Tensor, length: float) -> Tensor:
+    """Moves ``(..., D)`` that are longer than ``length`` shortened to it."""
+    return moves * (length / moves.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp_max(1)
+
+
 def permuted(
     generator: Generator, training: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], images: Tensor
 ) -> dict[str, Any]:
-    """Classifiers of permuted labels: in how many walks to .95 does PI rise?
+    """Classifiers of permuted labels: in how many walks does PI rise?
 
     The temperature that calibrates them (their labels hold nothing, so it is as large as it may be) is taken
-    back: with it no level but the middle exists.
+    back: with it no level but the middle exists. Exchanging the two classes of permuted labels gives labels
+    that are permuted just as well, so a rise towards .05 counts like one towards .95; half of both is fair.
+    A flat classifier is walked much further than the true one, so the same directions are also measured at
+    the length of the true walks, and beside them random directions.
     """
-    before, rises, seeds = summed_pi(images), [], {}
+    before = summed_pi(images)
+    _, moves, _ = walked_ends(generator, load_classifier("cells/g1-g2"), images)
+    usual = float(moves.norm(dim=2).amax(dim=1).median())
+    table: dict[str, Any] = {"length of the walks of the true classifier, median": usual}
+    pooled: dict[str, list[Tensor]] = {}
+    lengths = []
     for seed in range(PERMUTATIONS):
         order = torch.randperm(len(training[1]), generator=torch.Generator().manual_seed(seed))
         network, report, mean, std = fit_phases(
@@ -125,52 +133,34 @@ def permuted(
             network.head.weight.mul_(report["temperature"])
             network.head.bias.mul_(report["temperature"])
         network.requires_grad_(False)
-        frames, achieved = walked(
-            generator, Classifier(network, size=SIZE, mean=mean, std=std), images, require_levels([0.95])
-        )
-        rises.append(summed_pi(frames)[:, 0] > before)
-        seeds[f"permutation {seed}"] = {
-            "PI rises": share(rises[-1]),
-            "level .95 reached": share((achieved[:, 0].double() - 0.95).abs() <= TOLERANCE),
-            "AUC on validation labels": report["validation"]["auc"],
+        flat = Classifier(network, size=SIZE, mean=mean, std=std)
+        scene, moves, arrived = walked_ends(generator, flat, images)
+        down, up = (pi_after(scene, moves[:, end]) for end in range(2))
+        short_down, short_up = (pi_after(scene, cut(moves[:, end], usual)) for end in range(2))
+        noise = torch.randn(moves[:, 0].shape, generator=torch.Generator().manual_seed(seed))
+        far = float(moves.norm(dim=2).median())
+        directions = noise / noise.norm(dim=1, keepdim=True)
+        lengths.append(far)
+        hits = {
+            "PI rises towards .95": up > before,
+            "PI rises towards .05": down > before,
+            "PI is higher at .95 than at .05": up > down,
+            "at the length of the true walks: PI rises towards .95": short_up > before,
+            "at the length of the true walks: PI rises towards .05": short_down > before,
+            "random directions of the length of these walks: PI rises": pi_after(scene, far * directions)
+            > before,
+            "random directions of the length of the true walks: PI rises": pi_after(scene, usual * directions)
+            > before,
+            "levels reached": arrived.flatten(),
         }
-    pooled = torch.cat(rises).double().mean()
-    rates = [float(each.double().mean()) for each in rises]
-    return {"PI rises, mean over permutations": float(pooled), "PI rises, each": rates, **seeds}
-
-
-@torch.no_grad()
-def reconstruction(generator: Generator, training: Tensor, images: Tensor) -> dict[str, Any]:
-    """Both stages per channel in the generator's units, beside what needs no generator."""
-    truth, learnt = generator.normalise(images), generator.normalise(training)
-    pca = PCA(generator.latent_dim, svd_solver="randomized", random_state=0)
-    pca.fit(learnt.flatten(1).numpy())
-    linear = pca.inverse_transform(pca.transform(truth.flatten(1).numpy()))
-    taps = torch.exp(-torch.arange(-4, 5).float().square() / 2)
-    kernel = (taps[:, None] * taps / taps.sum() ** 2).expand(len(CHANNELS), 1, 9, 9)
-    blurred = functional.conv2d(functional.pad(truth, (4, 4, 4, 4), mode="replicate"), kernel, groups=3)
-    rebuilt = {
-        "stage 1": generator.stage_reconstructions(images)["stage 1"],
-        "bare": generator.normalise(generator.bare(images)),
-        f"PCA with {generator.latent_dim} components": torch.from_numpy(linear).view_as(truth).float(),
-        "mean image": learnt.mean(dim=0, keepdim=True).expand_as(truth),
-        "blur of one pixel": blurred,
-    }
-    return {
-        name: {
-            **{
-                f"R2 {channel}": value
-                for channel, value in zip(CHANNELS, r2(each, truth).tolist(), strict=True)
-            },
-            **{
-                f"SSIM {channel}": value
-                for channel, value in zip(
-                    CHANNELS, ssim(each.clamp(0, 1), truth.clamp(0, 1)).mean(dim=0).tolist(), strict=True
-                )
-            },
-        }
-        for name, each in rebuilt.items()
-    }
+        for name, values in hits.items():
+            pooled.setdefault(name, []).append(values)
+        print(seed, {name: float(values.double().mean()) for name, values in hits.items()}, far, flush=True)
+    table["length of the walks of permuted labels, medians"] = lengths
+    for name, parts in pooled.items():
+        table[f"{name}, mean"] = float(torch.cat(parts).double().mean())
+        table[f"{name}, each permutation"] = [float(part.double().mean()) for part in parts]
+    return table
 
 
 def main() -> None:
@@ -194,7 +184,7 @@ def main() -> None:
     }  # fmt: skip
     result["walk"] = known_truth(generator, images, labels)
     print(result["walk"], flush=True)
-    result["reconstruction"] = reconstruction(generator, training, everything)
+    result["reconstruction"] = reconstruction(generator, training, everything, CHANNELS)
     print(result["reconstruction"], flush=True)
     result["permuted labels"] = permuted(generator, phases(training, training_rows), validation, images[::3])
     print(result["permuted labels"], flush=True)

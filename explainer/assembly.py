@@ -5,8 +5,7 @@ about them once more, so the table never rests on what the walk believed.
 """
 
 import platform
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,9 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from explainer.checks import Check, Thresholds, decide
-from explainer.checks.compatibility import compatibility, rounding
-from explainer.checks.consistency import code_typicality, latent_closeness, reconstruction, reconstruction_gap
+from explainer.checks import Thresholds, decide, default_identity, run_checks
 from explainer.checks.walked import Picture, Walked
 from explainer.explanation import Explanation
 from explainer.settings import SALIENCY, Settings, walk_record
@@ -24,27 +21,9 @@ from explainer.storage import sha256
 from explainer.target import SCORE_TOLERANCE, Target
 from explainer.walks import Scene, Walk, WalkResult
 
-__all__ = ["CHECKS", "assemble"]
+__all__ = ["assemble"]
 
 VERSIONS = ("progressive-explainer", "torch", "numpy", "scikit-image", "safetensors")
-
-CHECKS: tuple[Callable[[Walked], Check], ...] = (
-    lambda walked: reconstruction(walked.generator, walked.small, walked.thresholds),
-    lambda walked: reconstruction_gap(
-        walked.original.score,
-        walked.bare.score,
-        walked.original.class_name,
-        walked.bare.class_name,
-        walked.thresholds,
-    ),
-    lambda walked: compatibility(
-        walked.table["level"], walked.table["achieved"], walked.table["reason"], _in_levels(walked)
-    ),
-    lambda walked: rounding(walked.table["achieved"], walked.table["rounded"], _in_levels(walked)),
-    lambda walked: code_typicality(walked.generator, walked.latents, walked.thresholds),
-    lambda walked: latent_closeness(walked.z, walked.latents),
-)
-"""The checks of every explanation, in the order in which they are shown."""
 
 
 @torch.no_grad()
@@ -70,42 +49,44 @@ def assemble(
     origin = _provenance(scene, walk, levels, settings)
     originals = _pictures(scene, scene.images)
     bares = _pictures(scene, scene.generator.bare(scene.small))
-    explanations = []
+    walks = []
     for row, (original, bare) in enumerate(zip(originals, bares, strict=True)):
         latents = result.latents[row]
         frames = _deliver(scene, latents, row)
-        walked = Walked(
-            scene=scene,
-            row=row,
-            latents=latents,
-            frames=frames,
-            table=_table(scene, row, latents, result.reasons[row], levels, frames, settings.thresholds),
-            original=original,
-            bare=bare,
-            thresholds=settings.thresholds,
-        )
-        checks = tuple(check(walked) for check in CHECKS)
-        explanations.append(
-            Explanation(
-                target=scene.target.label,
-                level_word=scene.target.level_word,
-                tolerance=_tolerance(scene.target, settings.thresholds),
-                frames=walked.table,
-                images=frames,
-                latents=latents.float().cpu(),
+        walks.append(
+            Walked(
+                scene=scene,
+                row=row,
+                latents=latents,
+                frames=frames,
+                table=_table(scene, row, latents, result.reasons[row], levels, frames, settings.thresholds),
                 original=original,
                 bare=bare,
-                outcome=_outcome(walked, result, walk),
-                verdict=decide(checks),
-                checks=checks,
-                saliency={name: SALIENCY[name](walked) for name in settings.saliency},
-                fidelity=None,
-                assumptions=(*_assumptions(scene, settings.detail), *assumptions),
-                provenance={**origin, "image": _fingerprint(original.image)},
-                channel_names=scene.generator.channel_names,
+                thresholds=settings.thresholds,
             )
         )
-    return explanations
+    found = run_checks(walks, identity=default_identity(scene.generator), seed=settings.seed)
+    return [
+        Explanation(
+            target=scene.target.label,
+            level_word=scene.target.level_word,
+            tolerance=_tolerance(scene.target, settings.thresholds),
+            frames=walked.table,
+            images=walked.frames,
+            latents=walked.latents.float().cpu(),
+            original=walked.original,
+            bare=walked.bare,
+            outcome=_outcome(walked, result, walk),
+            verdict=decide(checks),
+            checks=checks,
+            saliency={name: SALIENCY[name](walked) for name in settings.saliency},
+            fidelity=None,
+            assumptions=(*_assumptions(scene, settings.detail), *assumptions),
+            provenance={**origin, "image": _fingerprint(walked.original.image)},
+            channel_names=scene.generator.channel_names,
+        )
+        for walked, checks in zip(walks, found, strict=True)
+    ]
 
 
 # -- what the walk delivered -----------------------------------------------------------------------------
@@ -183,12 +164,6 @@ def _tolerance(target: Target, limits: Thresholds) -> float:
     return limits.level_error * _unit(target)
 
 
-def _in_levels(walked: Walked) -> Thresholds:
-    """The thresholds with those of levels in the unit of the target's levels."""
-    limits, unit = walked.thresholds, _unit(walked.target)
-    return replace(limits, level_error=limits.level_error * unit, rounding=limits.rounding * unit)
-
-
 # -- what is said of it ----------------------------------------------------------------------------------
 
 
@@ -225,7 +200,15 @@ def _assumptions(scene: Scene, detail: float) -> tuple[str, ...]:
         f"The generator ({scene.generator.kind}, {channels} channels, {size}) sees {seen}.{resized}",
         f"Carried detail: {detail:.0%} of what the code does not hold of this image is added to every frame, "
         "less where the walk changes it.",
+        *_of_the_mask(scene),
     )
+
+
+def _of_the_mask(scene: Scene) -> tuple[str, ...]:
+    if scene.allowed is None:
+        return ()
+    share = float((scene.allowed > 0).float().mean())
+    return (f"Only {share:.0%} of the pixels were allowed to change; levels are of the masked frames.",)
 
 
 def _of_the_score(target: Target) -> str:

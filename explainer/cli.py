@@ -29,6 +29,7 @@ from explainer.errors import ExplainerError, OptionError, OutputError
 if TYPE_CHECKING:
     from explainer.classifier import Classifier
     from explainer.explanation import Explanation
+    from explainer.fidelity_result import Fidelity
     from explainer.generators.health import Health
 
 __all__ = ["app", "main"]
@@ -235,14 +236,18 @@ def train(
     ] = None,
     kind: Annotated[str, typer.Option(help="vae, infomax, two-stage or mixture.")] = "two-stage",
     size: Annotated[
-        int, typer.Option(help="Height and width in pixels; images are cut to their central square.")
+        int, typer.Option(help="Height and width in pixels; images are cut to their central part.")
     ] = 64,
+    width: Annotated[int | None, typer.Option(help="Width in pixels, where images are not square.")] = None,
     latent_dim: Annotated[
         int | None, typer.Option(help="Dimensions of the code. By default 64, of a mixture 10.")
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
     minutes: Annotated[float, typer.Option(help="Upper bound on the time of training.")] = 30.0,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror half of the images.")] = False,
+    sampler: Annotated[
+        bool, typer.Option("--sampler", help="Fit a second VAE to the codes: samples then look like images.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a run that was stopped, with its settings.")
     ] = False,
@@ -259,6 +264,7 @@ def train(
         options = {
             "data": None if data is None else str(data), "kind": kind, "size": size, "seed": seed,
             "latent_dim": latent_dim, "steps": steps, "minutes": minutes, "flip": flip,
+            "width": width, "sampler": sampler,
         }  # fmt: skip
         given = {name: value for name, value in options.items() if _was_given(context, name)}
         settings = prepare(out, given, resume=resume)
@@ -288,6 +294,9 @@ def health(
     model: Annotated[str, typer.Argument(help="A model folder, or the name of a generator of the zoo.")],
     data: Annotated[Path, typer.Option(help="Images it was not trained on, as for train.")],
     most: Annotated[int, typer.Option(min=2, help="Images to measure at most, evenly spread.")] = 2_000,
+    labels: Annotated[
+        str | None, typer.Option(help="Column of a .csv with a class for each image, for a linear probe.")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -300,19 +309,102 @@ def health(
 
         generator = load_generator(model)
         images = read_image_set(data, generator.shape[1:])
-        images = images[:: -(-len(images) // most)]
+        stride = -(-len(images) // most)
+        classes = None if labels is None else _column_of(data, labels)[::stride]
+        images = images[::stride]
         if images.shape[1] != generator.shape[0]:
             raise OptionError(
                 "data", f"must have the {generator.shape[0]} channels of the generator",
                 received=images.shape[1], remedy="Pass images like those it was trained on.",
             )  # fmt: skip
-        found = generator.health(as_unit_interval(images))
+        found = generator.health(as_unit_interval(images), classes)
         if as_json:
             _print_json(health_as_dict(found))
         else:
             _print_health(found, generator.channel_names or ())
         if found.status == "collapsed":
             raise typer.Exit(DISTRUSTED)
+
+
+@app.command("fidelity")
+def fidelity_of_maps(
+    data: Annotated[
+        Path, typer.Argument(help="Folder or .zip of images, .npz with an array, .csv with a column path.")
+    ],
+    classifier: Annotated[str, typer.Option(help="A classifier of the zoo, such as faces/smile.")],
+    saliency: Annotated[
+        list[str] | None, typer.Option(help="A method; may be repeated. By default four of them.")
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="Of the walk; by default the zoo's of the same name as the classifier.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Column of the .csv with the true class, by name or number.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Class the maps speak of, by name or number.")] = None,
+    filler: Annotated[
+        str, typer.Option(help="uniform, blur, mean, marginal, or inpainting by the generator.")
+    ] = "uniform",
+    unit: Annotated[str, typer.Option(help="pixels or superpixels.")] = "pixels",
+    steps: Annotated[int, typer.Option(help="Steps from none to all of the pixels.")] = 20,
+    draws: Annotated[int, typer.Option(help="Draws of noise.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Folder for fidelity.html, .json and curves.csv.")] = None,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Replace pixels in the order of saliency maps: which map is true to the classifier?"""
+    with _errors_named(debug):
+        if out is not None:
+            _make_folder(out)
+        from explainer.generators.base import as_unit_interval
+        from explainer.generators.zoo import load_classifier, load_generator
+        from explainer.image_sets import read_image_set
+        from explainer.replacement import fidelity
+        from explainer.saliency.methods import WALKED, require_methods, saliency_batch, walk_images
+        from explainer.walks.base import require_levels
+
+        methods = require_methods(
+            saliency or ["difference", "path_integrated", "integrated_gradients", "grad_cam"]
+        )
+        truth = None if labels is None else _column(data, labels)
+        model = load_classifier(classifier)
+        walker = None
+        if filler == "inpainting" or set(methods) & set(WALKED):
+            walker = load_generator(generator or classifier.partition("/")[0])
+        size = walker.shape[1:] if walker is not None else (model.size or (64, 64))
+        images = as_unit_interval(read_image_set(data, size))
+        model.check(images[:4])
+        wanted = model.target(int(target) if target is not None and target.isdecimal() else target, images)
+        levels = require_levels([0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95])
+        walks = None
+        if walker is not None and set(methods) & set(WALKED):
+            walks = walk_images(walker, model, images, wanted, levels)
+        maps = saliency_batch(methods, model, images, wanted, walked=walks, seed=seed)
+        found = fidelity(
+            images, truth, model, maps,
+            target=wanted.index if wanted.against is None else (wanted.against, wanted.index),
+            filler=walker if filler == "inpainting" and walker is not None else filler,
+            unit=unit,  # type: ignore[arg-type]
+            steps=steps, draws=draws, seed=seed, progress=_shows_progress(quiet),
+        )  # fmt: skip
+        paths = {} if out is None else _write_fidelity(found, out)
+        if as_json:
+            _print_json({**found.record(), "files": paths})
+            return
+        for measure in found.measures:
+            table = Table(measure, "area", "interval", "better than")
+            for row in found.ranking(measure).to_dict("records"):
+                interval = f"{row['low']:.3f} to {row['high']:.3f}" if row["low"] == row["low"] else ""
+                name = escape(row["method"])
+                table.add_row(
+                    f"[dim]{name}[/]" if row["control"] else name, f"{row['area']:.3f}", interval,
+                    escape(row["better than"]),
+                )  # fmt: skip
+            Console().print(table)
+        lines = [*found.sentences(), *(f"{kind:<6}{path}" for kind, path in paths.items())]
+        Console().print("\n".join(escape(line) for line in lines), soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -462,9 +554,54 @@ def _make_folder(out: Path) -> None:
         ) from error
 
 
+def _column(table: Path, name: str) -> list[Any]:
+    """The true classes in a table's column: numbers or names."""
+    import pandas as pd
+
+    if table.suffix.lower() != ".csv":
+        raise OptionError(
+            "labels",
+            "are read from a table",
+            received=table,
+            remedy="Pass a .csv with the columns path and label.",
+        )
+    rows = pd.read_csv(table)
+    if name not in rows:
+        raise OptionError(
+            "labels",
+            "is no column of the table",
+            received=name,
+            remedy=f"Choose from: {', '.join(rows.columns)}.",
+        )
+    return rows[name].tolist()
+
+
+def _write_fidelity(found: "Fidelity", out: Path) -> dict[str, str]:
+    """The page, the record and the curves as a table."""
+    paths = {"html": out / "fidelity.html", "json": out / "fidelity.json", "csv": out / "curves.csv"}
+    found.to_html(paths["html"])
+    paths["json"].write_text(json.dumps(found.record(), indent=1, allow_nan=False), encoding="utf-8")
+    found.to_frame().to_csv(paths["csv"], index=False)
+    return {kind: str(path) for kind, path in paths.items()}
+
+
 def _was_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
+
+
+def _column_of(table: Path, name: str) -> list[str]:
+    """A column of the table of images."""
+    import pandas as pd
+
+    rows = pd.read_csv(table, dtype=str) if table.suffix.lower() == ".csv" else pd.DataFrame()
+    if name not in rows.columns:
+        raise OptionError(
+            "labels", "is no column of the table of images", received=name,
+            remedy=f"Choose one of: {', '.join(map(str, rows.columns))}." if len(rows.columns)
+            else "Pass --data with a .csv that has this column.",
+        )  # fmt: skip
+    return rows[name].fillna("").tolist()
 
 
 def _print_health(health: "Health", channel_names: Sequence[str]) -> None:

@@ -48,6 +48,8 @@ class Explanation:
         assumptions: What was assumed about image, classifier and generator, sentences.
         provenance: Versions, seeds, options and hashes.
         channel_names: Names of the channels, if they are not grey or RGB.
+        alternatives: Further explanations of the image, each by moves apart from those before it, if
+            several were asked for.
     """
 
     target: str
@@ -66,6 +68,7 @@ class Explanation:
     assumptions: tuple[str, ...]
     provenance: Mapping[str, Any]
     channel_names: tuple[str, ...] | None
+    alternatives: tuple["Explanation", ...] = ()
 
     # -- looking at it --------------------------------------------------------------------------------
 
@@ -88,6 +91,7 @@ class Explanation:
             "assumptions": list(self.assumptions),
             "channel_names": list(self.channel_names) if self.channel_names else None,
             "provenance": dict(self.provenance),
+            "alternatives": [alternative.to_dict() for alternative in self.alternatives],
         }
 
     def to_html(self, path: str | Path) -> Path:
@@ -155,6 +159,17 @@ class Explanation:
                 for name, saliency in self.saliency.items()
             ],
             "walk_sentence": self.outcome,
+            "alternatives": [
+                {
+                    "outcome": other.outcome,
+                    "verdict": asdict(other.verdict),
+                    "frames": [
+                        {**row, "image": image.numpy()}
+                        for row, image in zip(other.frames.to_dict("records"), other.images, strict=True)
+                    ],
+                }
+                for other in self.alternatives
+            ],
         }
 
     def _own(self) -> str:
@@ -185,6 +200,8 @@ class Explanation:
         }
         with new_folder(folder, marker=RECORD) as place:
             digest = write_tensors(place / "tensors.safetensors", tensors)
+            for number, alternative in enumerate(self.alternatives, start=1):
+                alternative.save(place / f"alternative-{number}")
             write_json(place / RECORD, {"format": RECORD_FORMAT, "sha256": digest, **self.to_dict()})
 
     @classmethod
@@ -232,6 +249,10 @@ class Explanation:
                 "fidelity": None,
                 "assumptions": tuple(record["assumptions"]),
                 "channel_names": tuple(record["channel_names"]) if record["channel_names"] else None,
+                "alternatives": tuple(
+                    cls.load(place / f"alternative-{number}")
+                    for number, _ in enumerate(record["alternatives"], start=1)
+                ),
             }
         )
 

@@ -9,9 +9,7 @@ once per image and draw, whatever is replaced, so that all methods are compared 
 ``"blur"``     the image itself, blurred by an eighth of its smaller side
 ``"mean"``     each channel's mean
 ``"marginal"`` the pixel at the same place in another image, all channels together
-Inpainting     what a generator thinks fits: :math:`x \leftarrow m \odot decode(encode(x)) + (1 - m) \odot
-x_0`,
-               iterated
+Inpainting     what a generator thinks fits: decode(encode(x)) in the holes, the image elsewhere, iterated
 =============  ==============================================================================================
 """
 

@@ -1,17 +1,15 @@
-r"""Which differences between methods are real: everything is measured on the same images, so compare in
-pairs.
+r"""Which differences between methods are real: all are measured on the same images, so compare in pairs.
 
 A measure of a method is a function of a sum over images, :math:`m = f(\sum_i w_i c_i)`, with columns
 :math:`c_i` that hold all of an image's answers: its area under the curve (then f divides by the number of
 images), or a one in the cell of each contingency table it falls into (then f is the area under the mutual
 information). Hence
 
-* intervals: images are drawn with replacement (:func:`scipy.stats.bootstrap`, expanded percentiles), all methods
-  on the same draws, so the interval of a difference is a paired one;
-* tests: under the hypothesis that two methods are equal, their answers to an image may be exchanged; ``p``
-is the
-  share of random exchanges with a difference as large (both sides), Phipson & Smyth 2010 count the data as
-  one;
+* intervals: images are drawn with replacement (:func:`scipy.stats.bootstrap`, expanded percentiles), all
+  methods on the same draws, so the interval of a difference is a paired one;
+* tests: under the hypothesis that two methods are equal, their answers to an image may be exchanged; ``p`` is
+  the share of random exchanges with a difference as large on either side, the data counted as one of them
+  (Phipson & Smyth 2010);
 * many tests: false discovery rate of each measure's family (Benjamini & Hochberg 1995,
   :func:`scipy.stats.false_discovery_control`).
 

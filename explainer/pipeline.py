@@ -32,7 +32,7 @@ from explainer.image import as_image
 from explainer.image_stream import UNREADABLE, Item, count, digest, stream
 from explainer.result_folder import ResultFolder, Stored
 from explainer.session import Plan, Session
-from explainer.settings import Levels, Settings
+from explainer.settings import Levels, Mask, Settings
 from explainer.target import TargetSpec
 from explainer.walks import Walk
 
@@ -60,6 +60,10 @@ def explain(
     seed: int = 0,
     device: str | torch.device | None = None,
     progress: bool = True,
+    allow: Mask | None = None,
+    preserve: Mask | None = None,
+    sparsity: float = 0.0,
+    diverse: int = 1,
 ) -> Explanation:
     """Walk an image until the classifier's output has moved where it was asked to, and check the walk.
 
@@ -79,7 +83,8 @@ def explain(
         levels: Levels of the target to walk to, whatever the image's own is: probabilities (or
             uncertainties) strictly between 0 and 1, by default ten from .05 to .95; values of a regression,
             by default ten from one interquartile range below the median to one above.
-        walk: ``"gradient"``, another name of :data:`explainer.settings.WALKS`, or a :class:`Walk`.
+        walk: ``"gradient"``, ``"linear"``, ``"evolution"``, or a :class:`Walk`, such as a fitted
+            :class:`ConditionalWalk`. A classifier without a gradient is walked with the evolution walk.
         detail: Strength of the carried detail: 1 keeps all of the image that the code does not hold, 0
             shows bare reconstructions (an image larger than the generator's keeps what is too fine for it).
         saliency: Maps to make: ``"difference"``, of the two ends of the walk.
@@ -87,6 +92,11 @@ def explain(
         seed: Of everything drawn at random. The gradient walk draws nothing.
         device: Where to compute; by default where the classifier's parameters are.
         progress: Say on a terminal's stderr what is being done.
+        allow: Where the image may change: mask ``(H, W)`` at its size, from 0 to 1. The classifier is asked
+            about the masked frames, so a level that is reached is reached with the mask on.
+        preserve: Where the image may not change, likewise.
+        sparsity: Share of the code's dimensions that stay still, 0 to 1.
+        diverse: Number of different explanations; those beyond the first are its ``alternatives``.
 
     Returns:
         The explanation. A level that could not be reached is in its frames with the reason.
@@ -99,7 +109,9 @@ def explain(
     """
     picture = as_image(image).clone()
     limits = Thresholds() if thresholds is None else thresholds
-    settings = Settings(target, levels, walk, detail, saliency, limits, seed)
+    settings = Settings(
+        target, levels, walk, detail, saliency, limits, seed, allow, preserve, sparsity, diverse
+    )
     session = Session(classifier, generator, settings, device)
     with session.classifier.frozen(), _progress(progress) as say:
         images = picture[None].to(session.device)
@@ -126,6 +138,10 @@ def explain_many(
     seed: int = 0,
     device: str | torch.device | None = None,
     progress: bool = True,
+    allow: Mask | None = None,
+    preserve: Mask | None = None,
+    sparsity: float = 0.0,
+    diverse: int = 1,
     batch_size: int = 32,
     out: str | Path | None = None,
 ) -> Explanations:
@@ -151,6 +167,10 @@ def explain_many(
         seed: As for :func:`explain`.
         device: As for :func:`explain`.
         progress: As for :func:`explain`.
+        allow: As for :func:`explain`; one mask, of the size of the images.
+        preserve: As for :func:`explain`; likewise.
+        sparsity: As for :func:`explain`.
+        diverse: As for :func:`explain`.
         batch_size: Images read, walked and written together; fewer walk together if they are large.
         out: Folder to write to, new, empty, or begun by the same call.
 
@@ -166,7 +186,9 @@ def explain_many(
             be written to. What was written before is kept.
     """
     limits = Thresholds() if thresholds is None else thresholds
-    settings = Settings(target, levels, walk, detail, saliency, limits, seed)
+    settings = Settings(
+        target, levels, walk, detail, saliency, limits, seed, allow, preserve, sparsity, diverse
+    )
     if not isinstance(batch_size, int) or batch_size < 1:
         raise OptionError("batch_size", "must be at least 1", received=batch_size, remedy="32 suits 64 px.")
     session = Session(classifier, generator, settings, device)
@@ -252,7 +274,8 @@ def _explain_group(
 def _raise_if_general(error: Exception) -> None:
     """Raise an error that is not about one image: an option that fits none of them."""
     of_target = isinstance(error, ClassifierError) and error.argument in ("target", "reference")
-    if of_target or isinstance(error, OptionError):
+    of_size = isinstance(error, OptionError) and error.argument in ("allow", "preserve")
+    if of_target or (isinstance(error, OptionError) and not of_size):
         raise error
 
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from explainer.generators.zoo import fitting_generator, load_generator
 from explainer.image import resize
 from explainer.settings import Settings
 from explainer.storage import state_sha256
-from explainer.walks import Scene
+from explainer.walks import Scene, Walk, WalkResult, diverse_walks
+from explainer.walks.stepping import SteppingWalk
 
 __all__ = ["Plan", "Session"]
 
@@ -99,10 +100,20 @@ class Session:
         """Walk images ``(N, C, H, W)`` of one plan together."""
         levels = self.settings.levels_for(plan.target)
         walk, said = self.settings.walker(differentiable=self.classifier.differentiable)
-        scene = Scene(plan.generator, self.classifier, plan.target, images, strength=self.settings.detail)
-        result = walk(scene, levels)
-        assumptions = plan.assumptions + said
-        return assemble(scene, result, levels, walk=walk, settings=self.settings, assumptions=assumptions)
+        settings = self.settings
+        scene = Scene(
+            plan.generator, self.classifier, plan.target, images,
+            strength=settings.detail, allow=settings.allow, preserve=settings.preserve,
+        )  # fmt: skip
+        results = _walked(walk, scene, levels, settings.diverse)
+        first, *others = (
+            assemble(scene, result, levels, walk=walk, settings=settings, assumptions=plan.assumptions + said)
+            for result in results
+        )
+        return [
+            replace(explanation, alternatives=tuple(more))
+            for explanation, *more in zip(first, *others, strict=True)
+        ]
 
     def most_at_once(self, plan: Plan, shape: torch.Size, frame_bytes: int) -> int:
         """How many images ``(1, C, H, W)`` may walk together if their frames shall fit into so many bytes."""
@@ -150,6 +161,18 @@ class Session:
                 )
             self._targets[key] = found, said
         return self._targets[key]
+
+
+def _walked(walk: Walk, scene: Scene, levels: Tensor, count: int) -> list[WalkResult]:
+    """So many different walks of every image of the scene, the most natural first."""
+    if count == 1:
+        return [walk(scene, levels)]
+    if not isinstance(walk, SteppingWalk):
+        raise OptionError(
+            "diverse", "needs a walk that steps along a slope", received=walk.name,
+            remedy='Use walk="gradient" or walk="evolution".',
+        )  # fmt: skip
+    return diverse_walks(walk, scene, levels, count)
 
 
 def _as_large_as(samples: Tensor, image: Tensor) -> Tensor:

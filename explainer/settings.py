@@ -11,20 +11,22 @@ from explainer.checks import Thresholds
 from explainer.checks.walked import Walked
 from explainer.errors import OptionError
 from explainer.saliency import SaliencyMap, difference
+from explainer.storage import sha256
 from explainer.target import Target, TargetSpec
 from explainer.walks import EvolutionWalk, GradientWalk, LinearWalk, Walk
 from explainer.walks.base import require_levels
 
-__all__ = ["SALIENCY", "WALKS", "Levels", "Settings", "walk_record"]
+__all__ = ["SALIENCY", "WALKS", "Levels", "Mask", "Settings", "walk_record"]
 
 Levels = Sequence[float] | Tensor | np.ndarray
+Mask = Tensor | np.ndarray
 
-WALKS: dict[str, Callable[[], Walk]] = {
-    "gradient": GradientWalk,
-    "linear": LinearWalk,
-    "evolution": EvolutionWalk,
+WALKS: dict[str, Callable[["Settings"], Walk]] = {
+    "gradient": lambda settings: GradientWalk(sparsity=settings.sparsity),
+    "linear": lambda settings: LinearWalk(),
+    "evolution": lambda settings: EvolutionWalk(sparsity=settings.sparsity, seed=settings.seed),
 }
-"""Walks by name. A walk with something to fit is passed as an object."""
+"""Walks by name. The conditional walk, which has a head to fit, is passed as an object."""
 
 WITHOUT_GRADIENT = "evolution"
 """The walk of a classifier that has no gradient, where the gradient walk was asked for by name."""
@@ -56,6 +58,10 @@ class Settings:
         saliency: Names of the maps to make.
         thresholds: Where checks turn from pass to limit to fail.
         seed: Of everything drawn at random.
+        allow: Where images may change, ``(H, W)`` from 0 to 1; everywhere if None.
+        preserve: Where they may not, likewise; nowhere if None.
+        sparsity: Share of the code's dimensions that stay still.
+        diverse: Number of different explanations of each image.
 
     Raises:
         OptionError: An option outside its range.
@@ -68,13 +74,26 @@ class Settings:
     saliency: Sequence[str] = ("difference",)
     thresholds: Thresholds = field(default_factory=Thresholds)
     seed: int = 0
+    allow: Mask | None = None
+    preserve: Mask | None = None
+    sparsity: float = 0.0
+    diverse: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.walk, Walk) and self.walk not in WALKS:
             raise OptionError(
                 "walk", "is not known", received=self.walk,
-                remedy=f"Choose one of {', '.join(WALKS)}, or pass a Walk.",
+                remedy=f"Choose one of {', '.join(WALKS)}, or pass a Walk: ConditionalWalk.fit makes one.",
             )  # fmt: skip
+        if self.sparsity and self.walk not in ("gradient", "evolution"):
+            raise OptionError(
+                "sparsity", "is an option of the gradient and the evolution walk", received=self.walk,
+                remedy='Leave it out, or pass it to the walk: GradientWalk(sparsity=.5).',
+            )  # fmt: skip
+        if not isinstance(self.diverse, int) or self.diverse < 1:
+            raise OptionError(
+                "diverse", "must be a whole number, at least 1", received=self.diverse, remedy="Try 3."
+            )
         if self.levels is not None:
             require_levels(self.levels, _ANY_VALUE)
         if not isinstance(self.detail, int | float) or not 0 <= self.detail <= 1:
@@ -100,16 +119,23 @@ class Settings:
         """The walk to take with a classifier that has a gradient or has none, and what was assumed for it."""
         if isinstance(self.walk, Walk):
             return self.walk, ()
-        if self.walk == "gradient" and not differentiable and WITHOUT_GRADIENT in WALKS:
-            return WALKS[WITHOUT_GRADIENT](), (
+        if self.walk == "gradient" and not differentiable:
+            return WALKS[WITHOUT_GRADIENT](self), (
                 f"The classifier has no gradient: it was walked with the {WITHOUT_GRADIENT} walk instead, "
                 "which asks it for scores alone.",
             )
-        return WALKS[self.walk](), ()
+        return WALKS[self.walk](self), ()
 
     def record(self) -> dict[str, Any]:
         """The options of every walk as plain values."""
-        return {"detail": self.detail, "saliency": list(self.saliency), "seed": self.seed}
+        return {
+            "detail": self.detail,
+            "saliency": list(self.saliency),
+            "seed": self.seed,
+            "diverse": self.diverse,
+            "allow": _mask_record(self.allow),
+            "preserve": _mask_record(self.preserve),
+        }
 
     def whole_record(self) -> dict[str, Any]:
         """All that was asked for, as plain values: what tells one call from another."""
@@ -118,16 +144,20 @@ class Settings:
             **self.record(),
             "target": target,
             "levels": None if self.levels is None else require_levels(self.levels, _ANY_VALUE).tolist(),
+            "sparsity": self.sparsity,
             "walk": walk_record(self.walk) if isinstance(self.walk, Walk) else self.walk,
             "thresholds": asdict(self.thresholds),
         }
 
 
 def walk_record(walk: Walk) -> dict[str, Any]:
-    """A walk's name and the plain values it was made with."""
-    plain = {
-        name: value
-        for name, value in vars(walk).items()
-        if not name.startswith("_") and isinstance(value, bool | int | float | str)
-    }
-    return {"walk": walk.name, **plain}
+    """A walk's name and its options."""
+    return {"walk": walk.name, **walk.options()}
+
+
+def _mask_record(mask: Mask | None) -> str | None:
+    """What tells one mask from another."""
+    if mask is None:
+        return None
+    values = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask, dtype=np.float32)
+    return sha256(str(values.shape).encode() + values.tobytes())

@@ -46,12 +46,14 @@ class Settings:
     Attributes:
         data: Set of images, see :func:`explainer.image_sets.read_image_set`.
         kind: Of the generator: vae, infomax, two-stage or mixture.
-        size: Height and width of the images in pixels.
+        size: Height of the images in pixels, and width unless one is given.
+        width: Width in pixels.
         latent_dim: Dimensions of the code; None for the default of the kind.
         steps: Optimiser steps.
         minutes: Upper bound on the time; may be another one when the run is continued.
         seed: Of weights, batches and the split.
         flip: Mirror half of the images.
+        sampler: Fit a second VAE to the codes, so that samples look like images.
     """
 
     data: str
@@ -62,6 +64,13 @@ class Settings:
     minutes: float = 30.0
     seed: int = 0
     flip: bool = False
+    width: int | None = None
+    sampler: bool = False
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.size, self.size if self.width is None else self.width
 
 
 @dataclass(frozen=True)
@@ -144,10 +153,11 @@ def prepare(out: Path, given: Mapping[str, Any], *, resume: bool) -> Settings:
             "steps, minutes", "must be positive", received=(settings.steps, settings.minutes),
             remedy="Pass for example --steps 20000 --minutes 30.",
         )  # fmt: skip
-    if settings.size < 16:
+    if min(settings.pixels) < 16:
         raise OptionError(
-            "size", "must be at least 16", received=settings.size, remedy="Pass for example --size 64."
-        )
+            "size, width", "must be at least 16", received=settings.pixels,
+            remedy="Pass for example --size 64.",
+        )  # fmt: skip
     return settings
 
 
@@ -165,9 +175,10 @@ def train(settings: Settings, out: Path, *, progress: bool) -> TrainingResult:
     """
     began = time.monotonic()
     out = out.resolve()
-    images = read_image_set(settings.data, (settings.size, settings.size))
-    shape = (images.shape[1], settings.size, settings.size)
-    options: dict[str, Any] = {} if settings.latent_dim is None else {"latent_dim": settings.latent_dim}
+    images = read_image_set(settings.data, settings.pixels)
+    shape = (images.shape[1], *settings.pixels)
+    options: dict[str, Any] = {"sampler": settings.sampler}
+    options |= {} if settings.latent_dim is None else {"latent_dim": settings.latent_dim}
     generator = KINDS[settings.kind](shape, **options, seed=settings.seed)  # type: ignore[call-arg]
     held_out, training = _split(images, settings.seed)
     folder = checkpoints_of(out)

@@ -64,6 +64,7 @@ def test_every_zoo_weight_is_named_with_its_hash_and_small_enough(repository):
     for card_file in cards:
         card = json.loads(card_file.read_text(encoding="utf-8"))
         entries = [card["generator"], *card["classifiers"].values()]
+        entries += [card["identity"]] if "identity" in card else []
         files = {path.name for path in card_file.parent.glob("*.safetensors")}
         assert files == {entry["file"] for entry in entries}
         assert all(len(entry["sha256"]) == 64 for entry in entries)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from explainer.checks.embedding import EmbeddingNet
 from explainer.convnet import NETWORKS
 
 
@@ -32,7 +33,7 @@ def train() -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def faces(tmp_path_factory: pytest.TempPathFactory, train: ModuleType) -> Path:
     """Each split has two of each of: gender x (smiling, not, ambiguous), no gender, no smile."""
     random = np.random.default_rng(0)
     cells = [(gender, smile) for gender in ("female", "male") for smile in (0.95, 0.05, 0.6)]
@@ -44,6 +45,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "gender": gender,
             "Smiling": smile,
             "split": split,
+            **dict.fromkeys(train.KEPT_ATTRIBUTES, 0.2),
         }
         for split in ("train", "val", "test")
         for i, (gender, smile) in enumerate(cells)
@@ -103,6 +105,22 @@ def test_weights_and_card(train: ModuleType, faces: Path, tmp_path: Path, name: 
     assert test["women"]["n"] + test["men"]["n"] == (14 if name == "gender" else 12)
     assert test["smiling women"]["auc"] is None  # one class only, where a smile is what is asked
     assert str(faces.parent) not in text
+
+
+def test_the_identity_and_its_card(train: ModuleType, faces: Path, tmp_path: Path) -> None:
+    train.main(["identity", "--data", str(faces), "--out", str(tmp_path), "--steps", "2"])
+    card = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))["identity"]
+    weights = tmp_path / "identity.safetensors"
+    assert card["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert weights.stat().st_size <= 1_000_000
+    assert card["training"]["people"] == 8
+    assert card["test"]["genuine pairs"] == 8  # eight people with two photographs each
+    assert card["test"]["impostor pairs"] == 16 * 15 // 2 - 8
+    assert len(card["genuine"]) == len(card["impostor"]) == 101
+    network = EmbeddingNet(**card["architecture"])
+    network.load_state_dict(load_file(weights))
+    again = train.train_identity(faces, tmp_path, steps=2)
+    assert again["sha256"] == card["sha256"]
 
 
 def test_the_same_seed_gives_the_same_weights(train: ModuleType, faces: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The contract of every generator, and what is particular to each kind."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -306,3 +307,27 @@ def test_the_decoder_undoes_the_encoders_halvings():
     maps = encoder(torch.rand(1, 3, 32, 48))
     assert maps.shape == (1, 16, 8, 12)
     assert decoder(maps).shape == (1, 3, 32, 48)
+
+
+def test_stage_weights_default_to_the_evidence_bound_and_are_kept(tmp_path):
+    sizes = {"latent_dim": 4, "widths": (8, 8), "encoder_blocks": (0, 0), "decoder_blocks": (0, 0)}
+    plain = TwoStageVAE((2, 32, 32), **sizes, code_width=8)
+    assert (plain.stage1.beta, plain.beta, plain.shared_sigma) == (1.0, 1.0, False)
+    other = TwoStageVAE((2, 32, 32), **sizes, code_width=8, first_beta=0.1, beta=0.5, shared_sigma=True)
+    other.save(tmp_path / "model")
+    again = load_generator(tmp_path / "model")
+    assert (again.stage1.beta, again.beta, again.shared_sigma) == (0.1, 0.5, True)
+    with pytest.raises(OptionError, match=r"first_beta, beta: must be positive .*\(0, 1.0\)"):
+        TwoStageVAE((2, 32, 32), **sizes, first_beta=0)
+
+
+def test_a_shared_sigma_weighs_the_errors_of_all_channels_alike():
+    generator = VAE((2, 32, 32), latent_dim=4)
+    images = torch.zeros(3, 2, 32, 32)
+    rebuilt = torch.tensor([0.1, 0.01]).view(1, 2, 1, 1).expand_as(images)
+    kl = torch.tensor(7.0)
+    for shared, expected in ((False, (0.1, 0.01)), (True, (math.sqrt(0.00505),) * 2)):
+        loss, terms = generator.image_loss(images, rebuilt, kl, 0.5, shared_sigma=shared)
+        nats = 1024 * sum(0.5 + math.log(sigma) for sigma in expected)
+        assert float(terms["reconstruction_nats"]) == pytest.approx(nats, rel=0.01)
+        assert float(loss) == pytest.approx((float(terms["reconstruction_nats"]) + 3.5) / 2048, rel=1e-5)

@@ -47,6 +47,8 @@ def test_real_images_as_samples_reach_the_floor_and_blurred_ones_do_not():
     assert real.count == 400
     assert real.dimensions == 32
     assert real.floor == blur.floor == noise.floor
+    assert real.bare == blur.bare
+    assert real.bare.estimate > real.floor.estimate  # five dimensions cannot hold a blob
     assert real.distance.estimate < 3 * real.floor.estimate
     assert blur.distance.low > blur.floor.high
     assert noise.distance.estimate > blur.distance.estimate

@@ -19,6 +19,7 @@ from explainer.errors import (
     OutputError,
 )
 from explainer.image import to_uint8
+from explainer.walks import GradientWalk
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def check_of(explanation, name):
 class TestASoundExplanation:
     def test_it_can_be_trusted_and_says_so(self, explanation):
         assert explanation.verdict.status == "trust"
-        assert explanation.verdict.sentence == "No check found a fault: all 5 passed."
+        assert explanation.verdict.sentence == "No check found a fault: all 13 passed."
 
     def test_ten_levels_ascend_and_are_reached(self, explanation):
         frames = explanation.frames
@@ -405,3 +406,170 @@ def test_show_opens_the_page_outside_of_notebooks(monkeypatch, explanation):
     monkeypatch.setattr("webbrowser.open", opened.append)
     explanation.show()
     assert opened[0].startswith("file://")
+
+
+# -- other targets, other walks --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def aged(image, classifier, generator):
+    wrapped = Classifier(classifier, kind="regression", class_names=["age"], reference=(-1.0, 0.5, 3.0))
+    return explain(image, wrapped, generator=generator)
+
+
+class TestARegression:
+    def test_levels_are_values_around_the_median_of_the_reference(self, aged, classifier):
+        assert_allclose(aged.frames["level"], np.linspace(-3.5, 4.5, 10))
+        with torch.no_grad():
+            assert_allclose(classifier(aged.images), aged.frames["level"], atol=0.1 * aged.tolerance)
+        assert aged.tolerance == pytest.approx(0.08)
+        assert aged.frames["reached"].all()
+        assert_allclose(aged.frames["score"], (aged.frames["achieved"] - 0.5) / 4, atol=1e-6)
+
+    def test_it_speaks_of_values(self, aged, tmp_path):
+        assert aged.level_word == "value of age"
+        assert aged.original.class_name == ""
+        assert "interquartile ranges" in check_of(aged, "reconstruction gap").sentence
+        assert any("from 0.5 in units of 4" in sentence for sentence in aged.assumptions)
+        page = aged.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+        assert "value of age" in page
+        assert "class <bdi></bdi>" not in page
+        aged.save(tmp_path / "kept")
+        assert Explanation.load(tmp_path / "kept").to_dict() == aged.to_dict()
+
+    def test_without_a_reference_samples_of_the_generator_are_one(self, image, classifier, generator):
+        found = explain(image, Classifier(classifier, kind="regression"), generator=generator)
+        with torch.no_grad():
+            values = classifier(generator.sample(256)).numpy()
+        assert_allclose(
+            found.provenance["target"]["quartiles"], np.quantile(values, (0.25, 0.5, 0.75)), rtol=1e-5
+        )
+        assert "samples of the generator" in found.assumptions[-1]
+
+    def test_thresholds_of_levels_are_shares_of_the_interquartile_range(self, image, classifier, generator):
+        wrapped = Classifier(classifier, kind="regression", reference=(-1.0, 0.5, 3.0))
+        strict = explain(image, wrapped, generator=generator, thresholds=Thresholds(level_error=0.01))
+        assert strict.tolerance == pytest.approx(0.04)
+
+    def test_levels_must_be_numbers(self, image, classifier, generator):
+        wrapped = Classifier(classifier, kind="regression")
+        with pytest.raises(OptionError, match="levels: must be finite values"):
+            explain(image, wrapped, generator=generator, levels=[float("inf")])
+
+
+def test_the_uncertainty_is_a_target(image, classifier, generator):
+    found = explain(image, classifier, generator=generator, target="uncertainty", levels=[0.5, 0.9])
+    with torch.no_grad():
+        p = torch.sigmoid(classifier(found.images).double())
+    entropy = -(p * p.log() + (1 - p) * (1 - p).log()) / np.log(2)
+    assert_allclose(entropy, [0.5, 0.9], atol=0.005)
+    assert found.level_word == "uncertainty (share of maximal entropy)"
+    assert any("entropy of the classes" in sentence for sentence in found.assumptions)
+
+
+def without_gradient(classifier):
+    return lambda images: classifier(images.detach()).detach().numpy()
+
+
+def test_a_classifier_without_gradient_is_walked_by_evolution_and_says_so(image, classifier, generator):
+    found = explain(image, without_gradient(classifier), generator=generator, levels=[0.2, 0.8])
+    assert found.frames["reached"].all()
+    assert "(evolution)" in found.outcome
+    assert any("has no gradient: it was walked with the evolution walk" in s for s in found.assumptions)
+    assert found.provenance["options"]["walk"] == "evolution"
+    again = explain(image, without_gradient(classifier), generator=generator, levels=[0.2, 0.8])
+    assert torch.equal(again.images, found.images)
+
+
+def test_a_gradient_walk_that_was_passed_is_not_exchanged(image, classifier, generator):
+    with pytest.raises(ClassifierError, match="has no gradient, which the gradient walk needs"):
+        explain(image, without_gradient(classifier), generator=generator, walk=GradientWalk())
+
+
+@pytest.mark.parametrize("walk", ["gradient", "linear", "evolution"])
+def test_walks_by_name(image, classifier, generator, walk):
+    found = explain(image, classifier, generator=generator, walk=walk, levels=[0.2, 0.8])
+    assert found.provenance["options"]["walk"] == walk
+    assert found.frames["reached"].all()
+
+
+# -- control by the user ---------------------------------------------------------------------------------
+
+
+def halves():
+    mask = torch.zeros(16, 16)
+    mask[:, :8] = 1
+    return mask
+
+
+@pytest.mark.parametrize("options", [{"preserve": halves()}, {"allow": 1 - halves()}])
+def test_a_mask_holds_and_the_table_is_of_the_masked_frames(image, classifier, generator, options):
+    found = explain(image, classifier, generator=generator, levels=[0.3, 0.7], **options)
+    assert torch.equal(found.images[..., :8], image[None, ..., :8].expand(2, -1, -1, -1))
+    assert (found.images[..., 8:] - image[None, ..., 8:]).abs().max() > 0.01
+    with torch.no_grad():
+        assert_allclose(torch.sigmoid(classifier(found.images)), found.frames["achieved"], atol=1e-6)
+    assert found.frames["reached"].all()
+    assert any("Only 50% of the pixels were allowed to change" in s for s in found.assumptions)
+
+
+def test_an_image_that_may_not_change_reaches_nothing_and_says_so(image, classifier, generator):
+    found = explain(image, classifier, generator=generator, levels=[0.01, 0.99], preserve=torch.ones(16, 16))
+    assert not found.frames["reached"].any()
+    assert torch.equal(found.images[0], image)
+    assert found.verdict.status == "distrust"
+
+
+def test_sparse_walks_keep_dimensions_still(image, classifier, generator):
+    found = explain(image, classifier, generator=generator, levels=[0.1, 0.9], sparsity=0.5)
+    moved = (found.latents - generator.encode(image[None])).abs() > 1e-6
+    assert moved.sum(dim=1).tolist() == [3, 3]
+    assert found.frames["reached"].all()
+
+
+@pytest.fixture(scope="module")
+def diverse(image, generator):
+    class Either(nn.Module):
+        """Brighter along the first or along the second column of the basis: two ways up."""
+
+        def forward(self, images):
+            codes = (images - 0.5).flatten(1) @ generator.basis / 0.09
+            own = (image[None] - 0.5).flatten(1) @ generator.basis / 0.09
+            return torch.logsumexp(2 * (codes - own)[:, :2] * torch.tensor([1.2, 1.0]), dim=1) - 2
+
+    return explain(image, Either(), generator=generator, levels=[0.6, 0.9], diverse=2)
+
+
+class TestDiverseExplanations:
+    def test_each_is_a_whole_explanation_by_other_moves(self, diverse):
+        (other,) = diverse.alternatives
+        assert not torch.equal(other.latents, diverse.latents)
+        assert (other.frames["reached"] == (other.frames["reason"] == "")).all()
+        assert other.provenance["image"] == diverse.provenance["image"]
+        assert len(other.checks) == len(diverse.checks)
+        assert other.alternatives == ()
+
+    def test_they_are_kept_and_shown(self, diverse, tmp_path):
+        diverse.save(tmp_path / "kept")
+        loaded = Explanation.load(tmp_path / "kept")
+        assert loaded.to_dict() == diverse.to_dict()
+        assert torch.equal(loaded.alternatives[0].images, diverse.alternatives[0].images)
+        page = diverse.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+        assert "Another way, 2 of 2" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preserve": torch.ones(3, 3)}, "preserve: must be a mask"),
+        ({"allow": "all"}, "allow: must be a mask"),
+        ({"sparsity": 1.5}, "sparsity, shorten: must lie in"),
+        ({"sparsity": 0.5, "walk": GradientWalk()}, "sparsity: is an option of the gradient"),
+        ({"diverse": 0}, "diverse: must be a whole number"),
+        ({"diverse": 2, "walk": "linear"}, "diverse: needs a walk that steps"),
+        ({"walk": "conditional"}, "walk: is not known .* ConditionalWalk.fit"),
+    ],
+)
+def test_wrong_control_is_named(image, classifier, generator, options, message):
+    with pytest.raises(OptionError, match=message):
+        explain(image, classifier, generator=generator, **options)

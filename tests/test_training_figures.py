@@ -42,6 +42,8 @@ def test_terms_are_drawn_by_phase_and_unit_and_only_errors_on_a_logarithmic_scal
         axis.title.text for axis in figure.select_yaxes()
     }
     assert [note.text for note in figure.layout.annotations] == ["stage 1", "stage &lt;2&gt;"]
+    only_second = next(trace for trace in figure.data if trace.name == "latent_mse")
+    assert axis_of(figure, only_second).title.text == "squared error of latents"
     assert sum(trace.showlegend for trace in figure.data) == len({name for name, _ in drawn})
 
 

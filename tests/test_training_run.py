@@ -77,13 +77,38 @@ def test_train_and_health_end_to_end(folder: Path, tmp_path: Path, capsys: pytes
     assert "out: is a model already" in capsys.readouterr().err
 
 
+def test_rectangular_images_a_sampler_and_a_linear_probe(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "wide"
+    words = ("--size", "16", "--width", "20", "--kind", "vae", "--latent-dim", "3", "--steps", "5")
+    assert ends_with("train", "--data", folder, "--out", out, *words, "--sampler", "--json") in (0, 1)
+    capsys.readouterr()
+    generator = load_generator(out)
+    assert generator.shape == (1, 16, 20)
+    assert generator.sampler is not None
+    table = tmp_path / "set.csv"
+    rows = {
+        "path": [folder / f"{number}.png" for number in range(100)],
+        "side": ["left"] * 50 + ["right"] * 50,
+    }
+    pd.DataFrame(rows).to_csv(table, index=False)
+    ends_with("health", out, "--data", table, "--labels", "side", "--most", "50", "--json")
+    probe = json.loads(capsys.readouterr().out)["probe"]
+    assert 0 <= probe["accuracy"]["low"] <= probe["accuracy"]["high"] <= 1
+    ends_with("health", out, "--data", table, "--labels", "side")
+    assert "A linear classifier reads the labels" in capsys.readouterr().out
+    assert ends_with("health", out, "--data", table, "--labels", "age") == 2
+    assert "labels: is no column of the table of images" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("status", "code"), [("healthy", 0), ("weak", 0), ("collapsed", 1)])
 def test_health_ends_with_1_if_collapsed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, status: str, code: int
 ) -> None:
     VAE((1, 16, 16), 4, widths=(8,), encoder_blocks=(0,), decoder_blocks=(0,)).save(tmp_path / "m")
     found = Health(5, (0.1,), (float("nan"),), (0.2,), (), {}, status, "A [bold] verdict.")
-    monkeypatch.setattr(VAE, "health", lambda self, images: found)
+    monkeypatch.setattr(VAE, "health", lambda self, images, labels: found)
     assert ends_with("health", tmp_path / "m", "--data", folder) == code
     assert f"{status.capitalize()} A [bold] verdict. (5 images)" in capsys.readouterr().out
     assert ends_with("health", tmp_path / "m", "--data", folder, "--json") == code
@@ -234,7 +259,7 @@ class TestPrepare:
             ({"kind": "gan"}, "kind: is unknown .received gan.. Choose one of: vae, infomax, two-stage, mix"),
             ({"steps": 0}, "steps, minutes: must be positive"),
             ({"minutes": float("nan")}, "steps, minutes: must be positive"),
-            ({"size": 8}, "size: must be at least 16"),
+            ({"size": 8}, "size, width: must be at least 16"),
         ],
     )
     def test_impossible_settings_are_refused(self, tmp_path: Path, given: dict, message: str) -> None:

@@ -14,6 +14,7 @@ from explainer.image import resize
 from explainer.target import Target
 from explainer.walks import ConditionalWalk, EvolutionWalk, GradientWalk, LinearWalk, Scene
 from explainer.walks.base import require_levels
+from explainer.walks.scene import BATCH_SIZES
 
 LEVELS = require_levels([0.02, 0.1, 0.4, 0.6, 0.9, 0.98])
 
@@ -74,7 +75,7 @@ def walk_for(kind, scene):
         images = images[scene.classifier.raw(images).isfinite().flatten()]
         return ConditionalWalk.fit(
             scene.generator, scene.classifier, images, target=scene.target,
-            steps=40, learning_rate=1e-3, width=16,
+            steps=15, learning_rate=1e-3, width=16,
         )  # fmt: skip
     return {"gradient": GradientWalk, "linear": LinearWalk, "evolution": EvolutionWalk}[kind]()
 
@@ -97,7 +98,7 @@ def test_every_walk_is_exact_on_the_linear_toy(kind):
     gradient = scene.generator.basis.T @ scene.classifier.model.weight.detach()
     gap = torch.logit(LEVELS)[None] - scene.score0[:, None]
     exact = scene.z[:, None] + (gap / gradient.square().sum())[..., None] * gradient
-    assert_allclose(result.latents, exact.float(), atol=0.05 if kind == "conditional" else 2e-3)
+    assert_allclose(result.latents, exact.float(), atol=0.12 if kind == "conditional" else 2e-3)
     assert_allclose(achieved(scene, result), LEVELS.expand(3, -1), atol=0.011)
     assert result.reasons == [[""] * len(LEVELS)] * 3
     assert result.evaluations > 0
@@ -407,3 +408,29 @@ def test_a_classifier_without_gradient_is_named():
     scene = Scene(generator, classifier, classifier.target(None, images), images)
     with pytest.raises(ClassifierError, match="has no gradient"):
         GradientWalk()(scene, LEVELS)
+
+
+def test_a_module_sees_few_batch_sizes_however_the_lanes_leave_and_a_callable_only_what_is_asked():
+    generator = LinearGenerator()
+    images = toy_images(45)
+    model = LogisticClassifier(generator)
+    seen = []
+
+    class Watched(LogisticClassifier):
+        def forward(self, images):
+            seen.append(len(images))
+            return super().forward(images)
+
+    results = []
+    for watched in (Watched(generator), lambda images: (seen.append(len(images)), model(images))[1]):
+        scene = scene_of(images, generator, watched, batch_size=32)
+        seen.clear()
+        before = scene.evaluations + scene.gradients
+        results.append(GradientWalk()(scene, LEVELS))
+        asked = scene.evaluations + scene.gradients - before
+        if isinstance(watched, nn.Module):
+            assert set(seen) <= set(BATCH_SIZES)
+            assert sum(seen) > asked
+        else:
+            assert sum(seen) == asked
+    assert_allclose(results[0].latents, results[1].latents, atol=1e-5)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from explainer.checks.walked import Walked
-from explainer.walks.base import Scene
+from explainer.walks.scene import Scene
 
 __all__ = ["Ends", "kept_share"]
 

@@ -55,7 +55,7 @@ class Identity:
         embedding: From images ``(N, C, H, W)`` in [0, 1] to features ``(N, F)``.
         name: Shown in the check.
         mean: Mean embedding ``(F,)`` of reference images; without it the identity is uncalibrated.
-        genuine: 101 quantiles of the cosines of genuine pairs, ascending; empty if there were none.
+        genuine: Evenly spaced quantiles (0 to 1) of the cosines of genuine pairs; empty if there were none.
         impostor: The same of pairs of different individuals.
         pairs: What the genuine pairs were, in words.
         size: (height, width) the embedding takes; None if any.
@@ -103,7 +103,7 @@ class Identity:
         0.2
         """
         quantiles = self.impostor if of == "impostor" else self.genuine
-        return round(float(1 - np.interp(cosine, quantiles, SHARES)), 6)
+        return round(float(1 - np.interp(cosine, quantiles, np.linspace(0, 1, len(quantiles)))), 6)
 
 
 def calibrate_identity(
@@ -334,6 +334,5 @@ def _judged(cosine: float | None, identity: Identity, thresholds: Thresholds) ->
 
 
 def _marks(name: str, quantiles: Sequence[float]) -> Mapping[str, float | str]:
-    return {
-        f"{name} {share}": quantiles[position] for share, position in (("5 %", 5), ("50 %", 50), ("95 %", 95))
-    }
+    marks = np.quantile(quantiles, [0.05, 0.5, 0.95]).tolist()
+    return {f"{name} {share}": mark for share, mark in zip(("5 %", "50 %", "95 %"), marks, strict=True)}

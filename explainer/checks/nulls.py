@@ -19,11 +19,11 @@ from explainer.checks.walk_back import walk_to_scores
 from explainer.checks.walked import Walked
 from explainer.classifier import Classifier
 from explainer.target import TargetSpec
-from explainer.walks.base import Scene
+from explainer.walks.scene import Scene
 
 __all__ = ["EqualMoves", "equal_score_moves", "random_directions", "random_moves"]
 
-DRAWS = 2
+DRAWS = 1
 
 
 def random_moves(moves: Tensor, *, draws: int, seed: int) -> Tensor:
@@ -103,6 +103,7 @@ def equal_score_moves(far: Ends, balanced: Classifier, target: TargetSpec = None
             images,
             strength=far.scene.detail.strength,
             batch_size=far.scene.batch_size,
+            allow=None if far.scene.allowed is None else far.scene.allowed[far.rows],
         )
         start = scene.score0.double().cpu()
         asked = far.scores - far.start

@@ -24,15 +24,17 @@ from explainer.checks.walked import Walked
 from explainer.errors import OptionError
 from explainer.generators.base import Generator
 from explainer.metrics import cluster_bootstrap
-from explainer.walks.base import Scene
+from explainer.walks.scene import Scene
 
 __all__ = ["detail_swap", "jpeg", "noisy", "shifted", "stability"]
 
 NOISE = 0.02
 COARSE = 0.5
+SPAN = 4.0
 QUALITY = 90
 FEWEST_PAIRED = 20
-SHIFTS = 4
+MOST_PAIRED = 100
+SHIFTS = 2
 
 
 def noisy(generator: Generator, images: Tensor, *, seed: int = 0) -> Tensor:
@@ -83,18 +85,14 @@ def stability(walked: Sequence[Walked], ends: Ends, thresholds: Thresholds, *, s
     ]
     noise, again, compressed, moved, moved_start = ends.score(torch.cat(changed)).split(count)
     move = ends.scores - ends.start
-    # The levels span a stretch of the score; what changes it by that much moves one end to the other, however
-    # far the image itself is away.
-    span = ends.scores.new_tensor(
-        [float(np.ptp(walked[image].table["score"])) for image in ends.image.tolist()]
-    )
-    scale = torch.where(span > 1e-3, torch.minimum(move.abs(), span), move.abs())
+    scale = _scales(walked, ends)
     change = {
         "noise": torch.maximum((noise - ends.scores).abs(), (again - ends.scores).abs()),
         "JPEG": (compressed - ends.scores).abs(),
         "shift": (moved - moved_start - move).abs(),
     }
-    kept = {name: 1 - each / scale for name, each in change.items()}
+    # A score that is not finite keeps nothing.
+    kept = {name: (1 - each / scale).nan_to_num(0.0, 0.0, 0.0) for name, each in change.items()}
     # On an image of fine grain a shift is no small change, and its score may change with it.
     units = generator.normalise(ends.images)
     grain = (generator.normalise(moved_images) - units).square().mean(dim=(1, 2, 3))
@@ -120,6 +118,20 @@ def stability(walked: Sequence[Walked], ends: Ends, thresholds: Thresholds, *, s
     return checks
 
 
+def _scales(walked: Sequence[Walked], ends: Ends) -> Tensor:
+    """What a change of score is held against, ``(E,)``: the walk to the far end, but no more than its levels.
+
+    A change as large as the stretch of the levels turns one end into the other, however far away the image
+    is.
+    """
+    moved = (ends.scores - ends.start).abs()
+    scales = torch.zeros(len(walked), dtype=torch.float64)
+    for image, change in zip(ends.image.tolist(), moved.tolist(), strict=True):
+        scales[image] = max(change, float(scales[image]))
+    spans = torch.tensor([float(np.ptp(each.table["score"])) for each in walked], dtype=torch.float64)
+    return torch.minimum(scales, spans.clamp_min(SPAN))[ends.image]
+
+
 _PHRASES = {
     "noise": "noise of 2 % of the range",
     "JPEG": f"JPEG of quality {QUALITY}",
@@ -134,7 +146,7 @@ def detail_swap(scene: Scene, thresholds: Thresholds, *, shifts: int = SHIFTS, s
     Every image gives its detail to ``shifts`` others. The interval resamples the givers as a whole.
 
     Args:
-        scene: At least 20 images, before any walk, with carried detail.
+        scene: At least 20 images, before any walk, with carried detail; a hundred of them are drawn.
         thresholds: See :class:`Thresholds`.
         shifts: Receivers of each detail.
         seed: Of the pairing.
@@ -148,7 +160,7 @@ def detail_swap(scene: Scene, thresholds: Thresholds, *, shifts: int = SHIFTS, s
             "scene", f"must hold at least {FEWEST_PAIRED} images to swap details between", received=count,
             remedy="Pass more images, or leave the swap out.",
         )  # fmt: skip
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:MOST_PAIRED]
     givers = order.repeat(shifts)
     takers = torch.cat([order.roll(shift) for shift in range(1, shifts + 1)])
     score = scene.score(scene.z[takers], givers).double().cpu()

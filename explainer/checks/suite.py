@@ -5,6 +5,7 @@ all of it (:func:`run_set_checks`). What costs more than the walk itself is neve
 surrogate, fitting an identity, and for a single image the tenfold composition.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -37,7 +38,7 @@ from explainer.target import SCORE_TOLERANCE
 
 __all__ = ["SetChecks", "default_identity", "run_checks", "run_set_checks"]
 
-COMPOSED = 8
+COMPOSED = 4
 
 
 def default_identity(generator: Generator) -> Identity | None:
@@ -98,7 +99,7 @@ def run_checks(
         ]
         if thorough:
             found.append(composition(each.generator, each.small, limits))
-        checks.append(tuple(found))
+        checks.append(tuple(_written(check) for check in found))
     return checks
 
 
@@ -170,6 +171,15 @@ def _returned(walked: Sequence[Walked], far: Ends, limits: Thresholds) -> tuple[
         return _unmoved(walked, "re-encoding"), _unmoved(walked, "walk back")
     arrived = scene_of_ends(far)
     return reencoded(walked, far, arrived.z, limits), walk_back(walked, far, arrived, limits)
+
+
+def _written(check: Check) -> Check:
+    """A check whose numbers can be written as JSON, which knows no NaN."""
+    values = {
+        name: value if isinstance(value, str) or math.isfinite(value) else "not finite"
+        for name, value in check.values.items()
+    }
+    return replace(check, values=values)
 
 
 def _unmoved(walked: Sequence[Walked], name: str = "random direction") -> list[Check]:

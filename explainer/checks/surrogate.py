@@ -18,7 +18,7 @@ from explainer.checks.walked import Walked
 from explainer.convnet import ConvNet, PlainNet, fit_classifier
 from explainer.errors import ClassifierError, OptionError
 from explainer.metrics import Interval, wilson_interval
-from explainer.walks.base import Scene
+from explainer.walks.scene import Scene
 
 __all__ = ["Surrogate", "fit_surrogate", "surrogate_curve", "surrogate_sides"]
 

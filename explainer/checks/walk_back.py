@@ -18,12 +18,12 @@ from torch import Tensor
 from explainer.checks.base import Check, Thresholds, status_above
 from explainer.checks.ends import Ends
 from explainer.checks.walked import Walked
-from explainer.walks.base import Scene
+from explainer.walks.scene import Scene
 
 __all__ = ["scene_of_ends", "walk_back", "walk_to_scores"]
 
 STEPS = 8
-RADIUS = 1.0
+RADIUS = 1.5
 TOLERANCE = 0.1
 RELATIVE_TOLERANCE = 0.02
 
@@ -39,6 +39,7 @@ def scene_of_ends(far: Ends) -> Scene:
         far.frames,
         strength=scene.detail.strength,
         batch_size=scene.batch_size,
+        allow=None if scene.allowed is None else scene.allowed[far.rows],
     )
 
 
@@ -121,8 +122,8 @@ def walk_back(walked: Sequence[Walked], far: Ends, arrived: Scene, thresholds: T
             "absolute), "
             f"{ratio:.0%} of what the walk had changed"
         )
-        if missing > 0.5:
-            status = "fail"
+        if not missing <= 0.5:
+            status = "limit" if status == "pass" else status
             said += f", and {missing:.0%} of the change of score could not be walked back"
         values: dict[str, float | str] = {
             "error": returned, "change of the walk": change, "ratio": ratio, "score left": missing,

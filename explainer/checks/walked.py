@@ -9,7 +9,7 @@ from explainer.checks.base import Thresholds
 from explainer.classifier import Classifier
 from explainer.generators.base import Generator
 from explainer.target import Target
-from explainer.walks.base import Scene
+from explainer.walks.scene import Scene
 
 __all__ = ["Picture", "Walked"]
 

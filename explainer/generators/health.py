@@ -31,7 +31,7 @@ __all__ = ["Health", "Probe", "measure_health"]
 
 COLLAPSED_NATS = 5.0
 BLURRED_R2 = 0.5
-FAR_SAMPLES = 10.0
+FAR_SAMPLES = 2.0
 FOLDS = 5
 
 
@@ -96,9 +96,10 @@ class Health:
             )
         if self.samples is not None:
             said.append(
-                f"Samples are {_interval(self.samples.distance)} from {self.samples.count} images, which are "
-                f"{_interval(self.samples.floor)} from as many others (Frechet distance of "
-                f"{self.samples.dimensions} local features)."
+                f"Samples are {_interval(self.samples.distance)} from {self.samples.count} images, bare "
+                f"reconstructions of as many others {_interval(self.samples.bare)}, these themselves "
+                f"{_interval(self.samples.floor)} (Frechet distance of {self.samples.dimensions} local "
+                "features)."
             )
         if self.probe is not None:
             said.append(
@@ -165,7 +166,7 @@ def _verdict(r2: tuple[float, ...], kl: tuple[float, ...], samples: SampleQualit
             "latent_dim, or treat what is seen in this channel with care."
         )
     said = f"Every channel is reconstructed with R2 of at least {r2[worst]:.2f}."
-    if samples is not None and samples.distance.estimate > FAR_SAMPLES * samples.floor.estimate:
+    if samples is not None and samples.distance.low > FAR_SAMPLES * samples.bare.estimate:
         said += " Its samples are not like images; if they are wanted: sampler=True, or TwoStageVAE."
     return "healthy", said
 

@@ -4,12 +4,16 @@ r"""A VAE whose prior is a mixture of Gaussians: it sorts images into clusters w
           - \log \sum_k \pi_k\, N(z; \mu_k, \sigma_k^2) \Big]
 
 with the expectation at one reparametrised draw: the divergence from the mixture itself, where VaDE
-(Jiang et al. 2017, arXiv 1611.05148) has an upper bound of it by its responsibilities. Training such a
-prior from scratch is known to fail in many ways; what is done about each:
+(Jiang et al. 2017, arXiv 1611.05148) has an upper bound of it by its responsibilities; covariances are full.
+Training such a prior from scratch is known to fail in many ways; what is done about each:
 
 - Codes that mean nothing yet have no clusters: a first phase trains a plain VAE, without the mixture.
 - A bad start is never left: the mixture is fitted to the codes by expectation maximisation, several
   times, and the fit that is likeliest on held-out codes begins. No label is ever looked at.
+- The likeliest clusters are those of posture: an upright and a slanted stroke are further apart than some
+  pairs of things. So an image and the same image turned or sheared a little are made to share a component,
+  in the fit and in training (:mod:`explainer.generators.clustering`): a choice about what a cluster is,
+  and the only one. Where the direction means something, ``turns=0`` takes it back.
 - A prior that runs after the codes: it learns at a tenth of the rate of the networks. Its parameters are
   stored in tenths, and the steps of Adam do not depend on the scale of a gradient.
 - Weights that are no distribution, variances that vanish or explode: a softmax, and bounded logarithms.
@@ -17,8 +21,6 @@ prior from scratch is known to fail in many ways; what is done about each:
 """
 
 import math
-import warnings
-from itertools import cycle
 from typing import Unpack
 
 import torch
@@ -26,42 +28,20 @@ from torch import Tensor, nn
 
 from explainer.errors import OptionError, TrainingError
 from explainer.generators.base import as_unit_interval, initialised
+from explainer.generators.clustering import Mixture, fit_mixture, maximised, mixture_log_densities, turned
 from explainer.generators.feed import Feed
 from explainer.generators.objectives import maximum_mean_discrepancy
 from explainer.generators.training import Phase
 from explainer.generators.vae import VAE, VAEOptions, reparametrise
 
-__all__ = ["GaussianMixtureVAE", "mixture_kl", "mixture_log_densities"]
+__all__ = ["GaussianMixtureVAE", "mixture_kl"]
 
 PRIOR_RATE = 0.1
 LOG_VARIANCE_LIMIT = 5.0
-START_IMAGES = 10_000
+START_IMAGES = 2_500
 DEAD_SHARE = 0.1
 USAGE_DECAY = 0.99
 PATIENCE = 200
-# Clusters of codes are seldom round: full covariances find them better, where there are codes enough.
-STARTS = (("full", "kmeans"), ("full", "random_from_data"), ("diag", "kmeans"))
-
-
-def mixture_log_densities(z: Tensor, log_weights: Tensor, means: Tensor, log_variances: Tensor) -> Tensor:
-    r"""``log pi_k + log N(z; mu_k, sigma_k^2)`` of codes under each component.
-
-    Args:
-        z: ``(N, D)``.
-        log_weights: ``(K,)``, the logarithms of weights that sum to 1.
-        means: ``(K, D)``.
-        log_variances: ``(K, D)``.
-
-    Returns:
-        ``(N, K)``; its ``logsumexp`` over components is the log-density of the mixture, its softmax the
-        responsibilities.
-
-    >>> standard = torch.zeros(1, 2)
-    >>> mixture_log_densities(torch.zeros(1, 2), torch.zeros(1), standard, standard)  # -log 2 pi
-    tensor([[-1.8379]])
-    """
-    squared = (z[:, None] - means).square() * (-log_variances).exp()
-    return log_weights - 0.5 * (squared + log_variances + math.log(2 * math.pi)).sum(dim=2)
 
 
 def mixture_kl(mean: Tensor, log_variance: Tensor, z: Tensor, log_densities: Tensor) -> Tensor:
@@ -71,14 +51,15 @@ def mixture_kl(mean: Tensor, log_variance: Tensor, z: Tensor, log_densities: Ten
         mean: Posterior means ``(N, D)``.
         log_variance: Posterior log-variances ``(N, D)``.
         z: A reparametrised draw of each posterior, ``(N, D)``.
-        log_densities: :func:`mixture_log_densities` of ``z``, ``(N, K)``.
+        log_densities: :func:`explainer.generators.clustering.mixture_log_densities` of ``z``, ``(N, K)``,
+            or ``(N / T, K)`` of groups of T codes that share a component.
 
     Returns:
         A scalar in nats, the mean over the batch. It has no bias; one draw may be negative.
     """
     squared = (z - mean).square() * (-log_variance).exp()
     posterior = -0.5 * (squared + log_variance + math.log(2 * math.pi)).sum(dim=1)
-    return (posterior - log_densities.logsumexp(dim=1)).mean()
+    return posterior.mean() - log_densities.logsumexp(dim=1).sum() / len(z)
 
 
 class GaussianMixtureVAE(VAE):
@@ -90,11 +71,13 @@ class GaussianMixtureVAE(VAE):
         components: Components ``K`` of the mixture.
         warm_up: Share of the training budget without the mixture.
         restarts: Fits of the mixture to the codes at the end of the warm-up.
+        turns: Images that differ by a turn and a shear of up to this many radians share a component; 0 makes
+            no such claim.
         options: As for :class:`VAE`: networks, weights of the terms, tau, sampler (which then draws samples
             of the whole mixture), seed.
 
     Raises:
-        OptionError: No components or restarts, or a share outside (0, 1).
+        OptionError: No components or restarts, a share outside (0, 1), or turns outside [0, 1].
 
     >>> generator = GaussianMixtureVAE((1, 32, 32), latent_dim=8, components=3)
     >>> generator.cluster(torch.zeros(2, 1, 32, 32)).shape
@@ -113,6 +96,7 @@ class GaussianMixtureVAE(VAE):
         *,
         warm_up: float = 0.4,
         restarts: int = 20,
+        turns: float = 0.25,
         **options: Unpack[VAEOptions],
     ) -> None:
         super().__init__(shape, latent_dim, **options)
@@ -125,11 +109,17 @@ class GaussianMixtureVAE(VAE):
             raise OptionError(
                 "warm_up", "must lie between 0 and 1", received=warm_up, remedy="0.4 is the default."
             )
+        if not 0 <= turns <= 1:
+            raise OptionError(
+                "turns", "must lie in [0, 1] radians", received=turns, remedy="0.25 is about 14 degrees."
+            )
         self.components, self.restarts, self.warm_up = int(components), int(restarts), float(warm_up)
+        self.turns = float(turns)
         self.prior_logits = nn.Parameter(torch.zeros(components))
         with initialised(options.get("seed", 0)):
             self.prior_means = nn.Parameter(torch.randn(components, latent_dim) / PRIOR_RATE)
         self.prior_log_variances = nn.Parameter(torch.zeros(components, latent_dim))
+        self.prior_mixing = nn.Parameter(torch.zeros(components, latent_dim, latent_dim))
         self.register_buffer("usage", torch.full((components,), 1 / components))
         self.register_buffer("age", torch.zeros((), dtype=torch.long))
         self.usage: Tensor
@@ -137,18 +127,21 @@ class GaussianMixtureVAE(VAE):
 
     # -- the prior -----------------------------------------------------------------------------------
 
-    def prior(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Logarithms of the weights ``(K,)``, means and log-variances ``(K, D)`` of the components."""
+    def prior(self) -> Mixture:
+        """The components as they are now."""
         bounded = LOG_VARIANCE_LIMIT * torch.tanh(PRIOR_RATE * self.prior_log_variances / LOG_VARIANCE_LIMIT)
         weights = torch.log_softmax(PRIOR_RATE * self.prior_logits, dim=0)
-        return weights, PRIOR_RATE * self.prior_means, bounded
+        return Mixture(
+            weights, PRIOR_RATE * self.prior_means, bounded, PRIOR_RATE * self.prior_mixing.tril(-1)
+        )
 
     @torch.no_grad()
-    def _set_prior(self, log_weights: Tensor, means: Tensor, log_variances: Tensor) -> None:
-        share = (log_variances / LOG_VARIANCE_LIMIT).clamp(-0.99, 0.99)
-        self.prior_logits.copy_(log_weights / PRIOR_RATE)
-        self.prior_means.copy_(means / PRIOR_RATE)
+    def _set_prior(self, mixture: Mixture) -> None:
+        share = (mixture.log_variances / LOG_VARIANCE_LIMIT).clamp(-0.99, 0.99)
+        self.prior_logits.copy_(mixture.log_weights / PRIOR_RATE)
+        self.prior_means.copy_(mixture.means / PRIOR_RATE)
         self.prior_log_variances.copy_(LOG_VARIANCE_LIMIT * torch.atanh(share) / PRIOR_RATE)
+        self.prior_mixing.copy_(mixture.mixing.tril(-1) / PRIOR_RATE)
 
     @torch.no_grad()
     def cluster(self, images: Tensor) -> Tensor:
@@ -157,7 +150,7 @@ class GaussianMixtureVAE(VAE):
         Returns:
             ``(N, K)``, every row sums to 1; its largest value names the cluster.
         """
-        return mixture_log_densities(self.encode(images), *self.prior()).softmax(dim=1)
+        return mixture_log_densities(self.encode(images), self.prior()).softmax(dim=1)
 
     @torch.no_grad()
     def sample(
@@ -184,13 +177,14 @@ class GaussianMixtureVAE(VAE):
                 remedy=f"Choose 0 to {self.components - 1}, or None for the whole mixture.",
             )  # fmt: skip
         random = torch.Generator().manual_seed(seed)
-        log_weights, means, log_variances = (value.cpu() for value in self.prior())
+        mixture = self.prior()
         if component is None:
-            chosen = torch.multinomial(log_weights.exp(), count, replacement=True, generator=random)
+            weights = mixture.log_weights.exp().cpu()
+            chosen = torch.multinomial(weights, count, replacement=True, generator=random)
         else:
             chosen = torch.full((count,), component)
-        z = reparametrise(means[chosen], log_variances[chosen], random)
-        return self.decode(z.to(self.latent_mean))
+        noise = torch.randn(count, self.latent_dim, generator=random)
+        return self.decode(mixture.draw(chosen.to(self.latent_mean.device), noise.to(self.latent_mean)))
 
     # -- training ------------------------------------------------------------------------------------
 
@@ -208,44 +202,35 @@ class GaussianMixtureVAE(VAE):
                 "images", f"must be at least 5 for each of the {self.components} components",
                 received=len(images), remedy="Pass more images, or build it with fewer components.",
             )  # fmt: skip
-        if phase.name == "mixture":
+        if phase.name == "warm-up":
+            super().begin(phase, images)
+        else:
             chosen = torch.randperm(len(images))[:START_IMAGES]  # seeded by fit, for each phase
             self._fit_prior(*self._posteriors(images.part(chosen)))
 
     @torch.no_grad()
     def _posteriors(self, images: Feed) -> tuple[Tensor, Tensor]:
+        """Means ``(T, N, D)`` of versions of N stored images, and log-variances ``(N, D)``."""
         self.eval()
-        device = self.intensity.device
-        parts = [self.posterior(self.prepare(as_unit_interval(p).to(device))) for p in images.split(256)]
-        return torch.cat([mean for mean, _ in parts]), torch.cat([variance for _, variance in parts])
+        device, turn = self.intensity.device, self.turns
+        versions = [(turn, 0.0), (-turn, 0.0), (0.0, turn), (0.0, -turn)] if turn else []
+        means, log_variances = [], []
+        for part in images.split(256):
+            prepared = self.prepare(as_unit_interval(part).to(device))
+            mean, log_variance = self.posterior(prepared)
+            ones = torch.ones(len(part), device=device)
+            others = [self.posterior(turned(prepared, a * ones, s * ones))[0] for a, s in versions]
+            means.append(torch.stack([mean, *others]))
+            log_variances.append(log_variance)
+        return torch.cat(means, dim=1), torch.cat(log_variances)
 
-    def _fit_prior(self, mean: Tensor, log_variance: Tensor) -> None:
-        """Expectation maximisation on four fifths of the codes; the start likeliest on the rest is taken."""
-        from sklearn.exceptions import ConvergenceWarning  # takes a second to import
-        from sklearn.mixture import GaussianMixture
-
-        codes = mean.cpu().double()
-        kept, values = len(codes) // 5, codes.numpy()
-        seeds = torch.randint(2**31 - 1, (self.restarts,)).tolist()
-        fits = [
-            GaussianMixture(
-                self.components,
-                covariance_type=covariance,
-                init_params=start,
-                reg_covar=1e-4,
-                random_state=seed,
-            )
-            for seed, (covariance, start) in zip(seeds, cycle(STARTS), strict=False)
-        ]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a fit that has not converged is a start too
-            best = max((fit.fit(values[kept:]) for fit in fits), key=lambda fit: fit.score(values[:kept]))
-        shares = torch.from_numpy(best.predict_proba(values))
-        total = shares.sum(dim=0).clamp_min(1e-6)
-        means = shares.T @ codes / total[:, None]
-        # The prior is that of draws, which scatter about the means the mixture was fitted to.
-        squares = shares.T @ (codes.square() + log_variance.cpu().double().exp()) / total[:, None]
-        self._set_prior((total / total.sum()).log(), means, (squares - means.square()).clamp_min(1e-6).log())
+    def _fit_prior(self, means: Tensor, log_variances: Tensor) -> None:
+        """Expectation maximisation; the prior is that of draws, which scatter about the means."""
+        seed = int(torch.randint(2**31 - 10_000, ()))
+        codes, scatter = means.double().cpu(), log_variances.double().cpu().exp()
+        shares = fit_mixture(codes, self.components, restarts=self.restarts, seed=seed)
+        extra = shares.T @ scatter / shares.sum(dim=0).clamp_min(1e-6)[:, None]
+        self._set_prior(maximised(codes, shares, extra))
         self.usage.copy_(shares.mean(dim=0))
         self.age.zero_()
 
@@ -255,21 +240,31 @@ class GaussianMixtureVAE(VAE):
         if phase.name == "warm-up":
             return super().loss(phase, prepared, noise, ramp)
         self._revive(noise)
+        pairs = self.turns > 0
+        if pairs:
+            prepared = self._with_versions(prepared, noise)
         mean, log_variance = self.posterior(prepared)
         z = reparametrise(mean, log_variance, noise)
-        log_densities = mixture_log_densities(z, *self.prior())
+        log_densities = mixture_log_densities(z.unflatten(0, (2, -1)) if pairs else z, self.prior())
         kl = mixture_kl(mean, log_variance, z, log_densities)
         used = self._count(log_densities.detach())
         # No ramp: codes that were let go for a tenth of the budget would leave the clusters just found.
         loss, terms = self.image_loss(prepared, self._decode(z), kl, self.beta)
         if self.mmd:
             with torch.no_grad():
-                log_weights, means, log_variances = self.prior()
-                chosen = torch.multinomial(log_weights.exp(), len(z), replacement=True, generator=noise)
-                prior = reparametrise(means[chosen], log_variances[chosen], noise)
+                mixture = self.prior()
+                weights = mixture.log_weights.exp()
+                chosen = torch.multinomial(weights, len(z), replacement=True, generator=noise)
+                prior = mixture.draw(chosen, torch.randn(z.shape, generator=noise, device=z.device))
             terms["mmd"] = maximum_mean_discrepancy(z, prior)
             loss = loss + self.mmd * terms["mmd"]
         return loss, {**terms, "components_used": used}
+
+    def _with_versions(self, prepared: Tensor, noise: torch.Generator) -> Tensor:
+        """The first half of a batch, and the same images turned and sheared: a batch as large as before."""
+        half = prepared[: (len(prepared) + 1) // 2]
+        angles, shears = self.turns * (2 * torch.rand(2, len(half), generator=noise, device=half.device) - 1)
+        return torch.cat([half, turned(half, angles, shears)])
 
     @torch.no_grad()
     def _count(self, log_densities: Tensor) -> Tensor:
@@ -286,16 +281,17 @@ class GaussianMixtureVAE(VAE):
         if not int(self.age) or int(self.age) % PATIENCE:
             return
         dead = torch.nonzero(self.usage < DEAD_SHARE / self.components).flatten().tolist()
-        log_weights, means, log_variances = self.prior()
+        prior = self.prior()
         for component in dead:
-            fullest = int(self.usage.argmax())
-            away = torch.randn(self.latent_dim, generator=noise, device=means.device)
-            means[component] = means[fullest] + away * (0.5 * log_variances[fullest]).exp()
-            log_variances[component] = log_variances[fullest]
-            log_weights[[component, fullest]] = log_weights[fullest] - math.log(2)
-            self.usage[[component, fullest]] = self.usage[fullest] / 2
+            fullest = self.usage.argmax()
+            away = torch.randn(1, self.latent_dim, generator=noise, device=self.usage.device)
+            prior.means[component] = prior.draw(fullest[None], away)[0]
+            prior.log_variances[component] = prior.log_variances[fullest]
+            prior.mixing[component] = prior.mixing[fullest]
+            prior.log_weights[[component, int(fullest)]] = prior.log_weights[fullest] - math.log(2)
+            self.usage[[component, int(fullest)]] = self.usage[fullest] / 2
         if dead:
-            self._set_prior(log_weights, means, log_variances)
+            self._set_prior(prior)
 
     # -- what is measured ----------------------------------------------------------------------------
 
@@ -307,14 +303,17 @@ class GaussianMixtureVAE(VAE):
         not in it.
         """
         mean, log_variance = self.posterior(self.prepare(images))
-        log_weights, means, log_variances = self.prior()
-        shares = mixture_log_densities(mean, log_weights, means, log_variances).softmax(dim=1)
-        distance = (mean[:, None] - means).square() * (-log_variances).exp()
-        spread = log_variance[:, None] - log_variances
-        return torch.einsum("nk,nkd->d", shares, 0.5 * (distance + spread.exp() - 1 - spread)) / len(images)
+        prior = self.prior()
+        shares = mixture_log_densities(mean, prior).softmax(dim=1)
+        rows = prior.mixing + torch.eye(self.latent_dim, device=mean.device)
+        spread = torch.einsum("kde,ne->nkd", rows.square(), log_variance.exp())
+        ratio = (prior.whitened(mean).square() + spread) * (-prior.log_variances).exp()
+        kl = 0.5 * (ratio - 1 + prior.log_variances - log_variance[:, None])
+        return torch.einsum("nk,nkd->d", shares, kl) / len(images)
 
     def options(self) -> dict[str, object]:
         options = {name: value for name, value in super().options().items() if name != "latent_channels"}
         return {
             **options, "components": self.components, "warm_up": self.warm_up, "restarts": self.restarts,
+            "turns": self.turns,
         }  # fmt: skip

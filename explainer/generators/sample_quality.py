@@ -1,12 +1,13 @@
 r"""How much samples of a generator are like images it has not seen.
 
 The squared Frechet distance of Gaussians fitted to *local features* of as many samples as images, beside
-the distance of one half of the images from the other, the floor that a perfect generator would reach. The
-features need no downloaded network, so this is not FID: an 8 x 8 thumbnail, and the mean absolute value of
-the two finest Laplacian bands in every cell of a 4 x 4 grid, which blur takes away; each standardised on the
-images and cut at 3 standard deviations, then their at most 32 leading principal components. A distance is in
-squared standard deviations, compares only with others of the same images, and grows as their number falls;
-hence the floor.
+two distances that say what it means: of ``bare`` reconstructions of other images, which are as blurred as
+samples but have the codes of images (what a perfect prior would reach), and of other images themselves, the
+floor that a perfect generator would reach. The features need no downloaded network, so this is not FID: an
+8 x 8 thumbnail, and the mean absolute value of the two finest Laplacian bands in every cell of a 4 x 4 grid,
+which blur takes away; each standardised on the images and cut at 3 standard deviations, then their at most 32
+leading principal components. A distance is in squared standard deviations, compares only with others of the
+same images, and grows as their number falls; hence the floor.
 """
 
 from dataclasses import dataclass
@@ -35,12 +36,14 @@ class SampleQuality:
 
     Attributes:
         distance: Of samples from half of the images, squared standard deviations.
-        floor: Of one half of the images from the other.
+        bare: Of ``bare`` of the other half of the images.
+        floor: Of the other half of the images.
         count: Samples, and images in each half.
         dimensions: Of the features.
     """
 
     distance: Interval
+    bare: Interval
     floor: Interval
     count: int
     dimensions: int
@@ -70,25 +73,29 @@ def sample_quality(
     count = len(images) // 2
     if len(images) < FEWEST:
         return None
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     samples = generator.sample(count, seed=seed)
+    rebuilt = torch.cat([generator.bare(part) for part in images[order[:count]].split(batch_size)])
 
     def features(batches: Tensor) -> Tensor:
         parts = [local_features(generator.normalise(part)) for part in batches.split(batch_size)]
         return torch.cat(parts).double().cpu()
 
-    known, drawn = features(images), features(samples)
+    known, drawn, bare = features(images), features(samples), features(rebuilt)
     centre, scale = known.mean(dim=0), known.std(dim=0).clamp_min(1e-6)
-    known, drawn = (((each - centre) / scale).clamp(-FARTHEST, FARTHEST) for each in (known, drawn))
-    if not torch.isfinite(drawn).all():
+    known, drawn, bare = (
+        ((each - centre) / scale).clamp(-FARTHEST, FARTHEST) for each in (known, drawn, bare)
+    )
+    if not torch.isfinite(torch.cat([drawn, bare])).all():
         undefined = Interval(float("nan"), float("nan"), float("nan"), 0.95)
-        return SampleQuality(undefined, undefined, count, 0)
+        return SampleQuality(undefined, undefined, undefined, count, 0)
     dimensions = min(MOST_DIMENSIONS, count // 8, known.shape[1])
     axes = torch.linalg.svd(known, full_matrices=False).Vh[:dimensions].T
-    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
     halves = (known @ axes)[order].numpy()
     first, second = halves[:count], halves[count : 2 * count]
     return SampleQuality(
         _with_interval((drawn @ axes).numpy(), second, seed),
+        _with_interval((bare @ axes).numpy(), second, seed),
         _with_interval(first, second, seed),
         count,
         dimensions,

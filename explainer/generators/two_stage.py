@@ -30,6 +30,7 @@ from explainer.errors import OptionError
 from explainer.generators.base import Detail, as_unit_interval, gate, initialised
 from explainer.generators.feed import Feed
 from explainer.generators.infomax import InfoMaxVAE, InformationCritic
+from explainer.generators.linear import LinearPath, begin_small
 from explainer.generators.networks import MapDecoder, MapEncoder, split_gaussian
 from explainer.generators.objectives import gaussian_kl, kl_terms, maximum_mean_discrepancy
 from explainer.generators.training import Phase, TrainableGenerator
@@ -60,6 +61,12 @@ class TwoStageVAE(TrainableGenerator):
         first_share: Share of the training budget that goes to stage 1.
         tau: Width of the gate of the carried pixel residual, in normalised intensity.
         latent_tau: Width of the gate of the carried stage-1 latents, in their standard deviations.
+        first_beta: Weight of the KL term of stage 1. Stage 2 knows its latents whatever their prior, so a
+            smaller one only makes it more faithful.
+        beta: Weight of the KL term of stage 2; 1 is the evidence bound.
+        shared_sigma: One standard deviation for all channels in stage 2 instead of one for each.
+        linear: Begin both stages at principal components, of patches and of the stage-1 latents (see
+            :mod:`explainer.generators.linear`).
         sampler: Fit a second VAE to the compact codes, so that samples look like images.
         seed: Of the initial weights.
 
@@ -91,6 +98,10 @@ class TwoStageVAE(TrainableGenerator):
         first_share: float = 0.5,
         tau: float = 0.05,
         latent_tau: float = 1.0,
+        first_beta: float = 1.0,
+        beta: float = 1.0,
+        shared_sigma: bool = False,
+        linear: bool = True,
         sampler: bool = False,
         seed: int = 0,
     ) -> None:
@@ -98,6 +109,11 @@ class TwoStageVAE(TrainableGenerator):
             raise OptionError(
                 "first_share, latent_tau", "must lie in (0, 1), and be positive",
                 received=(first_share, latent_tau), remedy="Try first_share=.5, latent_tau=1.",
+            )  # fmt: skip
+        if not (first_beta > 0 and beta > 0):
+            raise OptionError(
+                "first_beta, beta", "must be positive", received=(first_beta, beta),
+                remedy="1 is the evidence bound; smaller is more faithful.",
             )  # fmt: skip
         if not 0 <= mmd < float("inf"):
             raise OptionError("mmd", "must not be negative", received=mmd, remedy="0 leaves the term out.")
@@ -115,9 +131,11 @@ class TwoStageVAE(TrainableGenerator):
         )
         self.gamma = float(gamma[0]), float(gamma[1])
         self.bound, self.queue, self.mmd = bound, int(queue), float(mmd)
+        self.beta, self.shared_sigma = float(beta), bool(shared_sigma)
         first: VAEOptions = {
             "widths": widths, "encoder_blocks": encoder_blocks, "decoder_blocks": decoder_blocks,
-            "laplacian": laplacian, "l1": l1, "features": features, "tau": tau, "seed": seed,
+            "laplacian": laplacian, "l1": l1, "features": features, "tau": tau, "linear": linear,
+            "beta": first_beta, "seed": seed,
         }  # fmt: skip
         if gamma[0]:
             self.stage1: VAE = InfoMaxVAE(
@@ -137,6 +155,11 @@ class TwoStageVAE(TrainableGenerator):
                 self.stage2["critic"] = InformationCritic(
                     self.padded_shape, latent_dim, bound=bound, queue=queue
                 )
+        self.linear = bool(linear)
+        if linear:
+            self.stage2["linear"] = LinearPath(map_shape, latent_dim)  # type: ignore[arg-type]
+            for part in ("encoder", "decoder"):
+                begin_small(self.stage2[part].get_submodule("layers")[-1])  # type: ignore[index]
         self.register_buffer("map_mean", torch.zeros(latent_channels, 1, 1))
         self.register_buffer("map_std", torch.ones(latent_channels, 1, 1))
         self.map_mean: Tensor
@@ -153,7 +176,17 @@ class TwoStageVAE(TrainableGenerator):
 
     def posterior(self, whitened: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance ``(N, D)`` of the compact code of whitened stage-1 latents."""
-        return split_gaussian(self.stage2["encoder"](whitened))
+        parameters = self.stage2["encoder"](whitened)
+        if self.linear:
+            parameters = parameters + self.stage2["linear"](whitened).flatten(1)
+        return split_gaussian(parameters)
+
+    def _expanded(self, codes: Tensor) -> Tensor:
+        """Compact codes ``(N, D)`` to whitened stage-1 latents."""
+        maps = self.stage2["decoder"](codes)
+        if not self.linear:
+            return maps
+        return maps + self.stage2["linear"].decode(codes[:, :, None, None])  # type: ignore[operator]
 
     def posterior_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.posterior(self._whitened(self.prepare(images)))
@@ -162,7 +195,7 @@ class TwoStageVAE(TrainableGenerator):
         return self.posterior(self._whitened(prepared))[0]
 
     def _decode(self, codes: Tensor) -> Tensor:
-        return self._render(self.stage2["decoder"](codes))
+        return self._render(self._expanded(codes))
 
     # -- carried detail ----------------------------------------------------------------------------
 
@@ -178,12 +211,12 @@ class TwoStageVAE(TrainableGenerator):
         return {
             "image": prepared,
             "stage1": self._whitened(prepared),
-            "stage2": self.stage2["decoder"](codes),
+            "stage2": self._expanded(codes),
         }
 
     def _deliver(self, codes: Tensor, detail: Detail) -> Tensor:
         start = detail.values["stage2"]
-        moved = self.stage2["decoder"](codes)
+        moved = self._expanded(codes)
         carried = gate(moved, start, self.latent_tau, window=3) * (detail.values["base"] - start)
         return self._fill_in(self._render(moved + carried), detail)
 
@@ -198,6 +231,8 @@ class TwoStageVAE(TrainableGenerator):
     @torch.no_grad()
     def begin(self, phase: Phase, images: Feed) -> None:
         if phase.name == "stage 1":
+            self.stage1.intensity.copy_(self.intensity)
+            self.stage1.begin(phase, images)
             return
         self.stage1.eval()
         device = self.intensity.device
@@ -208,6 +243,8 @@ class TwoStageVAE(TrainableGenerator):
         codes = torch.cat(parts).view(-1, *self.stage1.code_shape)
         self.map_mean.copy_(codes.mean(dim=(0, 2, 3)).view(-1, 1, 1))
         self.map_std.copy_(codes.std(dim=(0, 2, 3)).clamp_min(1e-6).view(-1, 1, 1))
+        if self.linear:
+            self.stage2["linear"].start((codes - self.map_mean) / self.map_std)  # type: ignore[operator]
 
     def loss(
         self, phase: Phase, prepared: Tensor, noise: torch.Generator, ramp: float
@@ -218,9 +255,11 @@ class TwoStageVAE(TrainableGenerator):
             whitened = self._whitened(prepared)
         mean, log_variance = self.posterior(whitened)
         z = reparametrise(mean, log_variance, noise)
-        rebuilt = self.stage2["decoder"](z)
+        rebuilt = self._expanded(z)
         kl = gaussian_kl(mean, log_variance)
-        loss, terms = self.stage1.image_loss(prepared, self._render(rebuilt), kl.sum(), ramp)
+        loss, terms = self.stage1.image_loss(
+            prepared, self._render(rebuilt), kl.sum(), self.beta * ramp, shared_sigma=self.shared_sigma
+        )
         match = (whitened - rebuilt).square().mean()
         loss, terms = loss + self.latent_match * match, {**terms, **kl_terms(kl), "latent_mse": match}
         if self.mmd:
@@ -262,4 +301,8 @@ class TwoStageVAE(TrainableGenerator):
             "latent_match": self.latent_match,
             "first_share": self.first_share,
             "latent_tau": self.latent_tau,
+            "first_beta": self.stage1.beta,
+            "beta": self.beta,
+            "shared_sigma": self.shared_sigma,
+            "linear": self.linear,
         }

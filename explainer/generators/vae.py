@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from explainer.errors import OptionError
-from explainer.generators.base import initialised
+from explainer.generators.base import as_unit_interval, initialised
+from explainer.generators.feed import Feed
+from explainer.generators.linear import LinearPath, begin_small
 from explainer.generators.networks import Decoder, Encoder, MapDecoder, MapEncoder, split_gaussian
 from explainer.generators.objectives import (
     gaussian_kl,
@@ -34,6 +36,8 @@ from explainer.generators.objectives import (
 from explainer.generators.training import Phase, TrainableGenerator
 
 __all__ = ["VAE", "VAEOptions", "reparametrise"]
+
+START_IMAGES = 3000
 
 
 class VAEOptions(TypedDict, total=False):
@@ -48,6 +52,7 @@ class VAEOptions(TypedDict, total=False):
     features: float
     mmd: float
     tau: float
+    linear: bool
     sampler: bool
     seed: int
 
@@ -75,6 +80,8 @@ class VAE(TrainableGenerator):
         features: Weight of the features of the classifier that ``fit`` is given; try .1.
         mmd: Weight of the maximum mean discrepancy of codes and prior; try 1.
         tau: Width of the gate of the carried detail.
+        linear: Begin at the principal components, kept as a linear path beside the networks (see
+            :mod:`explainer.generators.linear`). A spatial code has that of patches.
         sampler: Fit a second VAE to the codes, so that samples look like images.
         seed: Of the initial weights.
 
@@ -100,6 +107,7 @@ class VAE(TrainableGenerator):
         features: float = 0.0,
         mmd: float = 0.0,
         tau: float = 0.03,
+        linear: bool = True,
         sampler: bool = False,
         seed: int = 0,
     ) -> None:
@@ -141,17 +149,36 @@ class VAE(TrainableGenerator):
             else:
                 self.to_code = MapEncoder(map_shape, self.widths[-1], latent_dim)
                 self.from_code = MapDecoder(map_shape, self.widths[-1], latent_dim)
+        self.linear: LinearPath | None = None
+        if linear:
+            patch = (multiple, multiple) if latent_channels else None
+            self.linear = LinearPath(self.padded_shape, latent_channels or latent_dim, patch=patch)
+            into = [layer for layer in self.to_code.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+            begin_small(into[-1], self.decoder.layers[-2])
 
     def posterior(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance ``(N, D)`` of prepared images."""
-        mean, log_variance = split_gaussian(self.to_code(self.encoder(prepared)))
+        parameters = self.to_code(self.encoder(prepared))
+        if self.linear is not None:
+            parameters = parameters + self.linear(prepared).view_as(parameters)
+        mean, log_variance = split_gaussian(parameters)
         return mean.flatten(1), log_variance.flatten(1)
 
     def _encode(self, prepared: Tensor) -> Tensor:
         return self.posterior(prepared)[0]
 
     def _decode(self, codes: Tensor) -> Tensor:
-        return self.decoder(self.from_code(codes.view(-1, *self.code_shape)))
+        codes = codes.view(-1, *self.code_shape)
+        images = self.decoder(self.from_code(codes))
+        if self.linear is None:
+            return images
+        return images + self.linear.decode(codes if self.latent_channels else codes[:, :, None, None])
+
+    def begin(self, phase: Phase, images: Feed) -> None:
+        """Start the linear path."""
+        if self.linear is not None:
+            chosen = images[torch.randperm(len(images))[:START_IMAGES]]  # seeded by fit
+            self.linear.start(self.prepare(as_unit_interval(chosen).to(self.intensity.device)))
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("vae", 1.0, self),)
@@ -176,11 +203,24 @@ class VAE(TrainableGenerator):
         return loss, terms, z
 
     def image_loss(
-        self, prepared: Tensor, reconstruction: Tensor, kl: Tensor, beta: float
+        self,
+        prepared: Tensor,
+        reconstruction: Tensor,
+        kl: Tensor,
+        beta: float,
+        *,
+        shared_sigma: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss per pixel value from its parts; the terms are in the units their names say."""
+        """Loss per pixel value from its parts; the terms are in the units their names say.
+
+        With ``shared_sigma`` all channels have one standard deviation: their errors weigh the same, instead
+        of each channel's as much as it is small.
+        """
         values = prepared[0].numel()
-        nats, mse = sigma_reconstruction(prepared, reconstruction)
+        pair = (prepared, reconstruction)
+        if shared_sigma:
+            pair = (prepared.flatten(1, 2)[:, None], reconstruction.flatten(1, 2)[:, None])
+        nats, mse = sigma_reconstruction(*pair)
         loss = nats + beta * kl
         terms = {"reconstruction_nats": nats, "kl_nats": kl, "mse": mse.mean()}
         if len(mse) > 1:
@@ -215,5 +255,6 @@ class VAE(TrainableGenerator):
             "decoder_blocks": list(self.decoder_blocks),
             "beta": self.beta,
             "laplacian": self.laplacian,
+            "linear": self.linear is not None,
             **{name: value for name in ("l1", "features", "mmd") if (value := getattr(self, name))},
         }

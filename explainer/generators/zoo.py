@@ -59,7 +59,7 @@ def load_generator(source: str | Path) -> TrainableGenerator:
             remedy="Update progressive-explainer.",
         )  # fmt: skip
     try:
-        options = dict(entry["options"])
+        options = {"linear": False, **entry["options"]}  # earlier cards know of no linear path
         generator = KINDS[entry["kind"]](tuple(options.pop("shape")), **options)
         tensors = read_tensors(folder / entry["file"], entry["sha256"], "generator")
     except (KeyError, TypeError) as error:

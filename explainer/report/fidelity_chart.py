@@ -11,8 +11,8 @@ import pandas as pd
 __all__ = ["CONTROL_COLOURS", "METHOD_COLOURS", "fidelity_svg"]
 
 METHOD_COLOURS = (
-    "#1f6fb2", "#b34700", "#3f8f4f", "#7a4fa3", "#c2185b", "#8a6d1a", "#00808a", "#a0522d",
-    "#4c4cff", "#d17c00",
+    "#1f6fb2", "#d1495b", "#3f8f4f", "#7a4fa3", "#e08e00", "#00808a", "#8a5a2b",
+    "#c2479f", "#4c4cff", "#6b7d00",
 )  # fmt: skip
 CONTROL_COLOURS = ("#5c6570", "#8d96a0", "#6f5a4f", "#a3978f")
 DASHES = ("4 3", "1.5 2.5", "7 3", "7 2 1.5 2")

@@ -271,7 +271,8 @@ def render_explanation(data: Mapping[str, Any]) -> str:
             it is no difference its unit),
             "checks" (name, status "pass", "limit", "fail" or "info", sentence, values), "assumptions",
             "provenance" (nested), "channel_names" and "walk_sentence". Optional: "tolerance", the
-            half-width within which a level counts as reached, .02 unless given; None draws no band.
+            half-width within which a level counts as reached, .02 unless given; None draws no band;
+            "alternatives", further walks of the image (outcome, verdict, frames).
 
     Returns:
         A whole HTML document; nothing in it refers to another file or place.
@@ -329,8 +330,27 @@ def render_explanation(data: Mapping[str, Any]) -> str:
         if (low, high) != (0.0, 1.0)
     ]
     errors = [abs(frame["error"]) for frame in shown if math.isfinite(frame["error"])]
+    alternatives = [
+        {
+            "number": number,
+            "outcome": each["outcome"],
+            "verdict": each["verdict"],
+            "frames": [
+                {
+                    "achieved": format_level(frame["achieved"], tolerance),
+                    "reached": bool(frame["reached"]),
+                    "pictures": show(
+                        frame["image"], f"Another way {number}: {format_level(frame['achieved'])}"
+                    ),
+                }
+                for frame in each["frames"]
+            ],
+        }
+        for number, each in enumerate(data.get("alternatives", ()), start=2)
+    ]
     values = {
         **{key: data[key] for key in REQUIRED},
+        "alternatives": alternatives,
         "original": {**original, "pictures": show(original["image"], "Original image")},
         "bare": {
             **bare,

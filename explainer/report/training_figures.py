@@ -29,7 +29,7 @@ UNITS = (
     (r"kl_nats", "KL divergence, nats per image", False),
     (r"(mutual_information|jensen_shannon)_nats", "information I(x; z), nats", False),
     (r".*nats", "nats per image", False),
-    (r"active_units", "active dimensions (above .01 nats)", False),
+    (r"active_units", "active dimensions", False),
     (r"latent_mse", "squared error of latents", True),
     (r"features_mse", "squared error of features", True),
     (r"mse(_channel_\d+)?", "mean squared error", True),
@@ -91,20 +91,23 @@ def history_figure(history: pd.DataFrame, *, channel_names: Sequence[str] | None
         len(units), len(phases), shared_xaxes=True, vertical_spacing=0.3 / max(3, len(units)),
         column_titles=[html.escape(str(phase)) for phase in phases],
     )  # fmt: skip
+    first: dict[int, int] = {}  # the first phase that has a term of this unit; empty plots are not drawn
     for column, phase in enumerate(phases, start=1):
         rows = history[history["phase"] == phase]
         for number, term in enumerate(terms):
             values = rows[["step", term]].dropna()
             if values.empty:
                 continue
+            row = units.index(_unit(term)) + 1
+            first.setdefault(row, column)
             figure.add_scatter(
                 x=values["step"].to_numpy(), y=values[term].to_numpy(dtype=float), mode="lines",
                 name=html.escape(names[term]), legendgroup=str(term), line={"color": COLOURS[number % 6]},
                 showlegend=str(term) not in {trace.legendgroup for trace in figure.data},
-                row=units.index(_unit(term)) + 1, col=column,
+                row=row, col=column,
             )  # fmt: skip
     for row, (label, log) in enumerate(units, start=1):
-        figure.update_yaxes(title=html.escape(label), row=row, col=1)
+        figure.update_yaxes(title=html.escape(label), row=row, col=first.get(row, 1))
         if log:
             figure.update_yaxes(type="log", row=row)
     figure.update_xaxes(title="step", row=len(units))

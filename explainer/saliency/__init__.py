@@ -2,7 +2,7 @@
 
 from explainer.saliency.base import SaliencyMap
 from explainer.saliency.difference import difference, path_integrated
-from explainer.saliency.methods import METHODS, Walked, saliency_batch, saliency_maps
+from explainer.saliency.methods import METHODS, Walked, saliency_batch, saliency_maps, walk_images
 
 __all__ = [
     "METHODS",
@@ -12,4 +12,5 @@ __all__ = [
     "path_integrated",
     "saliency_batch",
     "saliency_maps",
+    "walk_images",
 ]

@@ -3,17 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from explainer.classifier import Classifier, Target
 from explainer.errors import OptionError
+from explainer.generators.base import Generator
 from explainer.saliency.attribution import ATTRIBUTIONS, SMOOTH, attribution_maps
 from explainer.saliency.base import SaliencyMap
 from explainer.saliency.difference import difference, path_integrated
+from explainer.walks import GradientWalk, Scene, Walk
 
-__all__ = ["METHODS", "Walked", "require_methods", "saliency_batch", "saliency_maps"]
+__all__ = ["METHODS", "WALKED", "Walked", "require_methods", "saliency_batch", "saliency_maps", "walk_images"]
 
 WALKED = ("difference", "path_integrated")
+"""Methods that are made from a walk."""
+
 METHODS = (*WALKED, *ATTRIBUTIONS)
 
 
@@ -30,6 +35,41 @@ class Walked:
     frames: Tensor
     levels: Sequence[float]
     own: float
+
+
+@torch.no_grad()
+def walk_images(
+    generator: Generator,
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    levels: Tensor,
+    *,
+    walk: Walk | None = None,
+    batch_size: int = 64,
+) -> list[Walked]:
+    """Walk several images, for the methods that are made from it.
+
+    Args:
+        generator: In evaluation mode.
+        classifier: Differentiable; left as it was found.
+        images: ``(N, C, H, W)`` in [0, 1].
+        target: What the score is of.
+        levels: Ascending, see :func:`explainer.walks.base.require_levels`.
+        walk: The gradient walk if None.
+        batch_size: Images walked together.
+    """
+    walker = GradientWalk() if walk is None else walk
+    found = []
+    classifier.check(images[:4])
+    with classifier.frozen():
+        for part in images.split(batch_size):
+            scene = Scene(generator, classifier, target, part, batch_size=batch_size)
+            own = classifier.level(part, target).tolist()
+            for row, codes in enumerate(walker(scene, levels).latents):
+                frames = scene.deliver(codes, torch.full((len(codes),), row))
+                found.append(Walked(frames, classifier.level(frames, target).tolist(), own[row]))
+    return found
 
 
 def require_methods(names: object) -> tuple[str, ...]:

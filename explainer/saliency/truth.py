@@ -1,5 +1,4 @@
-r"""Is a map right? Where the pixels that decide are known, as on :mod:`explainer.synthetic`, they can be
-compared.
+r"""Is a map right? Where the pixels that decide were planted, as on :mod:`explainer.synthetic`, look there.
 
 With relevance :math:`r \ge 0` and the planted pixels :math:`M`, ``k`` of them (Zhang et al. 2016, arXiv
 1608.00507; Arras et al. 2022, arXiv 2003.07258):

@@ -12,6 +12,11 @@ and staying where nothing is asked, which is 0 by the head's form. The last term
 :mod:`explainer.walks.stepping`). The gradient of the score, which the first term needs anyway, so teaches
 all dimensions of the move. A regression has the squared error of its score in place of the first term.
 
+Decoder and classifier are what costs. So every point at which they were asked is kept with its score and
+slope, and the head learns from all of them again and again: asked for the score that was found there, the
+point is an answer. Near it the score is taken as linear, and a point counts the less the further the head has
+moved away from it.
+
 The frames of one pass are then brought to their level *along the head's own path*: where neighbouring frames
 bracket it, by interpolation; beyond the last, by asking for more. The few images whose path ends before the
 goal are walked by the gradient instead; the result counts it.
@@ -21,7 +26,7 @@ import math
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +49,8 @@ CARD = "walk.json"
 _WEIGHTS = "head.safetensors"
 _SHORT_MOVES = 0.02
 _NEAREST = 0.5
+_LESSONS = 10  # updates of the head for each batch the classifier is asked about
+_LESSON = 224  # earlier points in each of them
 _MOST_DRAWS = 8  # rounds of asking for more than the wanted score
 _GROWTH = 1.25
 
@@ -82,7 +89,7 @@ class ConditionalWalk(Walk):
         steps: int = 200,
         batch_size: int = 32,
         width: int = 128,
-        learning_rate: float = 1e-2,
+        learning_rate: float = 3e-3,
         strength: float = 1.0,
         seed: int = 0,
     ) -> "ConditionalWalk":
@@ -110,7 +117,7 @@ class ConditionalWalk(Walk):
                 "steps, batch_size, width, learning_rate",
                 "must be positive",
                 received=(steps, batch_size, width, learning_rate),
-                remedy="Try steps=200, batch_size=32, width=128, learning_rate=.01.",
+                remedy="Try steps=200, batch_size=32, width=128, learning_rate=.003.",
             )
         began = time.perf_counter()
         classifier.check(images[:4])
@@ -161,11 +168,11 @@ class ConditionalWalk(Walk):
             # Asking for more may not help a head that was never asked for so much: then go on straight.
             stretch *= _GROWTH if number >= _MOST_DRAWS // 2 else 1.0
             self._follow(scene, lanes, [(key, request[key]) for key in short], stretch=stretch)
-        short = {k: goal for k, goal in goals.items() if k[1] * (lanes[k].scores[-1] - goal) < 0}
-        for key in short:
+        missed = {k: goal for k, goal in goals.items() if k[1] * (lanes[k].scores[-1] - goal) < 0}
+        for key in missed:
             lanes[key].stopped = "the trained head's path ended"
-        if short and scene.classifier.differentiable:
-            lanes.update(GradientWalk().lanes(scene, short, wanted))
+        if missed and scene.classifier.differentiable:
+            lanes.update(GradientWalk().lanes(scene, missed, wanted))
         return lanes
 
     def _follow(
@@ -258,6 +265,7 @@ def _train(head: Head, scene: Scene, steps: int, batch_size: int, learning_rate:
     trained = list(head.parameters())
     optimiser = torch.optim.Adam(trained, lr=learning_rate)
     is_value = scene.target.measure == "value"
+    known: list[_Seen] = []
     losses: list[float] = []
     for step in range(steps):
         for group in optimiser.param_groups:
@@ -265,36 +273,28 @@ def _train(head: Head, scene: Scene, steps: int, batch_size: int, learning_rate:
         rows = usable[torch.randint(len(usable), (min(batch_size, len(usable)),), generator=random)]
         share = torch.rand(len(rows), generator=random)
         wanted = (3 * share - 1.5 if is_value else torch.logit(0.03 + 0.94 * share)).to(scene.z)
-        with torch.enable_grad():
+        with torch.no_grad():
             moved = scene.z[rows] + head(scene.z[rows], scene.score0[rows], wanted)
-        score, slope = scene.score_and_gradient(moved.detach(), rows)
-        usual = score.isfinite() & slope.isfinite().all(dim=1)
-        if not bool(usual.any()):
+        score, slope = scene.score_and_gradient(moved, rows)
+        usual = (score.isfinite() & slope.isfinite().all(dim=1)).nonzero().flatten()
+        if len(usual):
+            known.append(_Seen(rows[usual.cpu()], moved[usual], score[usual], slope[usual], wanted[usual]))
+        if not known:
             continue
-        z, own = scene.z[rows][usual], scene.score0[rows][usual]
-        wanted, score, slope = wanted[usual], score[usual], slope[usual]
-        nearest = _nearest(z, moved.detach()[usual], wanted - score, slope)
-        with torch.enable_grad():
-            moved = moved[usual]
-            # The value of the first term, with its slope handed on: the score is not computed twice.
-            score = score + ((moved - moved.detach()) * slope).sum(dim=1)
-            compatible = (
-                (score - wanted).square().mean()
-                if is_value
-                else functional.binary_cross_entropy_with_logits(score, torch.sigmoid(wanted))
-            )
-            back = moved + head(moved, score.detach(), own)
-            loss = (
-                compatible
-                + _SHORT_MOVES * (moved - z).square().sum(dim=1).mean()
-                + _NEAREST * (moved - nearest).square().sum(dim=1).mean()
-                + (back - z).square().sum(dim=1).mean() / z.shape[1]
-            )
-        # Not backward(): generator and classifier must not gather gradients.
-        for parameter, gradient in zip(trained, torch.autograd.grad(loss, trained), strict=True):
-            parameter.grad = gradient
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
+        past = _Seen(*(torch.cat(each) for each in zip(*known, strict=True)))
+        for _ in range(_LESSONS):
+            drawn = torch.randint(len(past.rows), (_LESSON,), generator=random)
+            again = _Seen(*(each[drawn.to(each.device)] for each in past))
+            # Asked for the score that was found there, its point is an answer, whatever was asked for then.
+            near = again.score + torch.randn(_LESSON, generator=random).to(again.score) / 2
+            again = again._replace(wanted=near)
+            lesson = _Seen(*(torch.cat(pair) for pair in zip(again, known[-1], strict=True)))
+            loss = _loss(head, scene, lesson, is_value)
+            # Not backward(): nothing but the head may gather gradients.
+            for parameter, gradient in zip(trained, torch.autograd.grad(loss, trained), strict=True):
+                parameter.grad = gradient
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimiser.step()
         losses.append(float(loss.detach()))
     if not losses:
         raise TrainingError(
@@ -305,6 +305,42 @@ def _train(head: Head, scene: Scene, steps: int, batch_size: int, learning_rate:
         )
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last)
+
+
+class _Seen(NamedTuple):
+    """Where the classifier was asked: images ``rows``, codes, scores, slopes, and the scores wanted there."""
+
+    rows: Tensor
+    moved: Tensor
+    score: Tensor
+    slope: Tensor
+    wanted: Tensor
+
+
+def _loss(head: Head, scene: Scene, seen: _Seen, is_value: bool) -> Tensor:
+    """The formula of the module, with the score linearised where it was seen."""
+    z, own = scene.z[seen.rows], scene.score0[seen.rows]
+    with torch.enable_grad():
+        moved = z + head(z, own, seen.wanted)
+        aside = moved - seen.moved
+        score = seen.score + (aside * seen.slope).sum(dim=1)
+        trust = torch.exp(-aside.detach().square().sum(dim=1))
+        compatible = (
+            (score - seen.wanted).square()
+            if is_value
+            else functional.binary_cross_entropy_with_logits(
+                score, torch.sigmoid(seen.wanted), reduction="none"
+            )
+        )
+        nearest = _nearest(z, moved.detach(), seen.wanted - score.detach(), seen.slope)
+        back = moved + head(moved, score.detach(), own)
+        each = (
+            compatible
+            + _SHORT_MOVES * (moved - z).square().sum(dim=1)
+            + _NEAREST * (moved - nearest).square().sum(dim=1)
+            + (back - z).square().sum(dim=1) / z.shape[1]
+        )
+        return (trust * each).mean()
 
 
 def _nearest(z: Tensor, moved: Tensor, gap: Tensor, slope: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """What a walk sees: codes in, delivered images and their scores out."""
 
+from collections.abc import Iterator
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from explainer.classifier import Classifier
 from explainer.errors import OptionError
@@ -9,6 +11,9 @@ from explainer.generators.base import Generator
 from explainer.target import Target
 
 __all__ = ["Scene"]
+
+BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""What a module is evaluated on: the next larger of these."""
 
 
 class Scene:
@@ -74,20 +79,38 @@ class Scene:
     def score(self, z: Tensor, rows: Tensor) -> Tensor:
         """Scores ``(M,)`` of the delivered images."""
         self.evaluations += len(z)
-        parts = zip(z.split(self.batch_size), rows.split(self.batch_size), strict=True)
-        return torch.cat([self.classifier.score(self.deliver(*part), self.target) for part in parts])
+        scores = [
+            self.classifier.score(self.deliver(part, members), self.target)[:count]
+            for part, members, count in self._batches(z, rows)
+        ]
+        return torch.cat(scores)
 
     def score_and_gradient(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Scores ``(M,)`` and their gradients ``(M, D)`` with respect to the codes."""
         self.gradients += len(z)
         scores, gradients = [], []
         with torch.enable_grad():
-            for part, members in zip(z.split(self.batch_size), rows.split(self.batch_size), strict=True):
+            for part, members, count in self._batches(z, rows):
                 leaf = part.detach().requires_grad_(True)
                 score = self.classifier.score(self.deliver(leaf, members), self.target)
-                gradients.append(torch.autograd.grad(score.sum(), leaf)[0])
-                scores.append(score.detach())
+                gradients.append(torch.autograd.grad(score.sum(), leaf)[0][:count])
+                scores.append(score.detach()[:count])
         return torch.cat(scores), torch.cat(gradients)
+
+    def _batches(self, z: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Codes and their images in batches, and how many of each batch are meant.
+
+        torch's convolutions keep what they compiled for every batch size they ever saw, so the memory of a
+        long run would grow with the lanes that leave: a module sees few sizes, its last row repeated. Others
+        may be paid by the query.
+        """
+        for part, members in zip(z.split(self.batch_size), rows.split(self.batch_size), strict=True):
+            count = len(part)
+            if isinstance(self.classifier.model, nn.Module):
+                size = next((size for size in BATCH_SIZES if size >= count), count)
+                last = torch.arange(size).clamp_max(count - 1)
+                part, members = part[last], members[last]
+            yield part, members, count
 
 
 def _allowed(images: Tensor, allow: object, preserve: object) -> Tensor | None:

@@ -7,9 +7,11 @@ model of the score allows,
 
 where :math:`P = 1 - g g^T / \|g\|^2`: the second term slides back along the level set towards the image's own
 code :math:`z_0`. With :math:`\eta = 1` it is the step of Hasofer, Lind, Rackwitz and Fiessler (1978) to the
-nearest point of the level set. The move is cut to the trust radius ``r``: accepted if the score moved towards
-its goal (``r`` grows by 1.3), else taken back (``r`` halves). The score is that of the *delivered* image. All
-lanes step together, and those that are done leave the batch.
+nearest point of the level set. It is cut to the length of the first, and :math:`\eta` halves whenever a step
+gains less than half of what was predicted: level sets that bend hold a walk up otherwise. The move is cut to
+the trust radius ``r``: accepted if the score moved towards its goal (``r`` grows by 1.3), else taken back
+(``r`` halves). The score is that of the *delivered* image. All lanes step together, and those that are done
+leave the batch.
 """
 
 import math
@@ -29,6 +31,7 @@ __all__ = ["SteppingWalk"]
 _OVERSHOOT = 0.05
 _FLAT_GRADIENT = 1e-6
 _SMALLEST_RADIUS = 1e-3
+_GOOD_SHARE = 0.5
 
 
 class SteppingWalk(Walk):
@@ -39,7 +42,7 @@ class SteppingWalk(Walk):
         steps: Largest number of steps of one lane.
         sparsity: Share of the code's dimensions that stay still, 0 to 1: of each image those along which the
             score's slope at its own code is smallest.
-        shorten: The :math:`\\eta` of the module's formula, 0 to 1.
+        shorten: The first :math:`\\eta` of the module's formula, 0 to 1.
     """
 
     def __init__(
@@ -99,12 +102,12 @@ class SteppingWalk(Walk):
         for key in sorted(goals):
             i = at[key[0]]
             lanes[key] = Lane([scene.z[key[0]]], [float(scores[i])], [slopes[i] * moving[i]])
-        radius = dict.fromkeys(lanes, self.radius)
+        radius, slide = dict.fromkeys(lanes, self.radius), dict.fromkeys(lanes, self.shorten)
         active = list(lanes)
         for number in range(1, self.steps + 1):
             candidates, walking = [], []
             for key in active:
-                move = self._move(lanes[key], goals[key], key[1], radius[key])
+                move = self._move(lanes[key], goals[key], key[1], radius[key], slide[key])
                 if move is not None:
                     candidates.append(lanes[key].codes[-1] + move * moving[at[key[0]]])
                     walking.append(key)
@@ -123,12 +126,16 @@ class SteppingWalk(Walk):
                 if not math.isfinite(score) and radius[key] < 2 * _SMALLEST_RADIUS:
                     lane.stopped = "the classifier's score was not finite further on"
                 elif better[i]:
+                    predicted = abs(float(lane.gradients[-1] @ (z[i] - lane.codes[-1])))
+                    if abs(score - lane.scores[-1]) < _GOOD_SHARE * predicted:
+                        slide[key] /= 2
                     lane.add(z[i], score, None if found is None else found[i] * moving[at[key[0]]])
                     radius[key] *= 1.3
                     if sign * (score - goals[key]) < 0:
                         active.append(key)
                 else:
                     radius[key] /= 2
+                    slide[key] /= 2
                     active.append(key)
             if found is None and active:
                 self._renew(scene, lanes, active, moving, at, number)
@@ -156,7 +163,7 @@ class SteppingWalk(Walk):
         for key, slope in zip(active, slopes, strict=True):
             lanes[key].gradients[-1] = slope * moving[at[key[0]]]
 
-    def _move(self, lane: Lane, goal: float, sign: int, radius: float) -> Tensor | None:
+    def _move(self, lane: Lane, goal: float, sign: int, radius: float, slide: float) -> Tensor | None:
         """The next move of a lane, or None with the reason noted in the lane."""
         gradient = lane.gradients[-1]
         length = float(gradient.norm())
@@ -171,11 +178,12 @@ class SteppingWalk(Walk):
             return None
         gap = goal + sign * _OVERSHOOT - lane.scores[-1]
         unit = gradient / length
-        move = unit * (sign * min(abs(gap) / length, radius))
-        if self.shorten and len(lane.codes) > 1:
+        ahead = min(abs(gap) / length, radius)
+        move = unit * (sign * ahead)
+        if slide and len(lane.codes) > 1:
             behind = lane.codes[-1] - lane.codes[0]
-            aside = behind - unit * (behind @ unit)
-            move = move - aside * min(self.shorten, self.shorten * radius / max(float(aside.norm()), 1e-12))
+            aside = slide * (behind - unit * (behind @ unit))
+            move = move - aside * min(1.0, ahead / max(float(aside.norm()), 1e-12))
             move = move * min(1.0, radius / float(move.norm()))
         return move
 

@@ -55,6 +55,7 @@ GENERATOR: dict[str, Any] = {
     "encoder_blocks": (0, 1, 1),
     "decoder_blocks": (1, 2, 2),
     "code_width": 96,
+    "linear": False,  # as the committed weights were trained
 }
 # Of the attributes those that a person keeps from one photograph to the next, more or less.
 KEPT_ATTRIBUTES = (

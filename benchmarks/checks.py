@@ -1,0 +1,259 @@
+"""The checks: do they find what is broken, spare what is sound, and cost less than the walk they check?
+
+    python benchmarks/checks.py --data faces.zip
+
+Broken and sound set-ups are those of ``tests/checked.py``; the sound ones with seeds that no threshold was
+chosen with. The rest is measured on photographs of different people of the test split, walked along
+``faces/smile``: identity (``faces/identity``, and dlib's network where the extra ``faces`` is installed,
+both centred on the mean of validation photographs, dlib also raw), walking back, realism in the features of
+``faces/gender``, detail swap, and a surrogate. Costs are ratios to the walk in the same run.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "faces"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from checked import broken_setups, failed, sound_setups, verdicts_of, walked_of
+from train import read_faces
+
+from explainer import load_classifier, load_generator
+from explainer.checks import decide, dlib_identity, load_identity, realism, run_checks, run_set_checks
+from explainer.checks.ends import Ends
+from explainer.checks.identity import Identity
+from explainer.checks.surrogate import fit_surrogate, surrogate_curve
+from explainer.checks.walked import Walked
+from explainer.errors import DependencyError
+from explainer.metrics import auc, wilson_interval
+from explainer.walks import GradientWalk, Scene
+from explainer.walks.base import require_levels
+
+LEVELS = np.linspace(0.05, 0.95, 10).tolist()
+SEEDS = (400, 500, 600)
+DLIB_PEOPLE = 40
+"""Its network takes a hundred times as long as ours."""
+
+
+def share(hits: Any) -> dict[str, float | int]:
+    """A rate with its Wilson interval."""
+    values = np.asarray(hits)
+    interval = wilson_interval(int(values.sum()), len(values))
+    return {"rate": interval.estimate, "low": interval.low, "high": interval.high, "n": len(values)}
+
+
+def quartiles(values: Any) -> list[float]:
+    return [float(value) for value in np.nanquantile(np.asarray(values, dtype=float), [0.25, 0.5, 0.75])]
+
+
+def one_photograph_each(data: Path, split: str, people: int, *, each: int = 1) -> tuple[Tensor, np.ndarray]:
+    """Photographs of different people, at most ``each`` of one, drawn with a seed, and who is on them."""
+    images, labels = read_faces(data, split)
+    labels = labels.iloc[np.random.default_rng(0).permutation(len(labels))]
+    labels = labels[labels["person"].isin(labels["person"].drop_duplicates().head(people))]
+    chosen = labels.groupby("person", sort=False).head(each)
+    return images[torch.tensor(chosen.index.to_numpy())].float() / 255, chosen["person"].to_numpy()
+
+
+def setups() -> dict[str, Any]:
+    """Verdicts of broken and of sound set-ups, by set-up."""
+    broken: dict[str, Any] = {}
+    for (name, generator, classifier, images), reasons in broken_setups():
+        found = verdicts_of(walked_of(generator, classifier, images))
+        broken[name] = {
+            "distrusted": sum(verdict.status == "distrust" for verdict, _ in found),
+            "with the right reason": sum(bool(failed(checks) & reasons) for _, checks in found),
+            "images": len(found),
+        }
+    sound: dict[str, list[str]] = {}
+    for seed in SEEDS:
+        for name, generator, classifier, images in sound_setups(seed):
+            found = verdicts_of(walked_of(generator, classifier, images))
+            sound[f"{name} ({seed})"] = [verdict.status for verdict, _ in found]
+    return {
+        "broken": broken,
+        "sound set-ups": len(sound),
+        "sound set-ups distrusted": [name for name, status in sound.items() if "distrust" in status],
+        "sound set-ups with limits": [name for name, status in sound.items() if "limits" in status],
+    }
+
+
+def cost(images: Tensor) -> dict[str, Any]:
+    """Seconds of all default checks over seconds of the walk, single images and all at once.
+
+    The walk is everything from the image to its codes: encoding, detail, steps, frames' levels. Delivering
+    and scoring the frames once more, which both need, belongs to neither.
+    """
+    generator, smile = load_generator("faces"), load_classifier("faces/smile")
+    identity = load_identity("faces")
+    smile.check(images[:4])
+    levels = require_levels(LEVELS)
+
+    def walk(some: Tensor) -> float:
+        started = time.perf_counter()
+        scene = Scene(generator, smile, smile.target(None, some), some)
+        GradientWalk()(scene, levels)
+        return time.perf_counter() - started
+
+    def checks(walked: list[Walked], *, of_set: bool, thorough: bool = False) -> float:
+        started = time.perf_counter()
+        found = run_checks(walked, identity=identity, thorough=thorough)
+        if of_set:
+            run_set_checks(walked, found)
+        return time.perf_counter() - started
+
+    ratios, thorough = [], []
+    with smile.frozen():
+        for image in images[:9]:
+            seconds = walk(image[None])
+            walked = walked_of(generator, smile, image[None])
+            ratios.append(checks(walked, of_set=False) / seconds)
+            thorough.append(checks(walked, of_set=False, thorough=True) / seconds)
+        some = images[:64]
+        seconds = walk(some)
+        walked = walked_of(generator, smile, some)
+        batch = checks(walked, of_set=True) / seconds
+    return {
+        "one image, default checks": quartiles(ratios[1:]),
+        "one image, thorough": quartiles(thorough[1:]),
+        f"{len(some)} images, default checks and those of the set": batch,
+        "seconds of a walk in the batch": seconds / len(some),
+    }
+
+
+def told_apart(identity: Identity, images: Tensor, people: np.ndarray) -> dict[str, Any]:
+    """How well an embedding tells people apart: all pairs, and every person weighted evenly."""
+    features = torch.nn.functional.normalize(identity.features(images).double(), dim=1)
+    cosines = (features @ features.T).numpy()
+    first, second = np.triu_indices(len(people), 1)
+    same = people[first] == people[second]
+    values = cosines[first, second]
+    _, index, count = np.unique(people[first][same], return_inverse=True, return_counts=True)
+    draw = np.random.default_rng(0).choice(same.sum(), 4000, p=(1 / count[index]) / len(count))
+    genuine, strangers = values[same], values[~same]
+    even = np.concatenate([genuine[draw], strangers])
+    return {
+        "auc, all pairs": auc(same.astype(int), values),
+        "auc, people weighted evenly": auc(np.repeat([1, 0], [len(draw), len(strangers)]), even),
+        "genuine above .5": float((genuine > 0.5).mean()),
+        "strangers above .5": float((strangers > 0.5).mean()),
+        "genuine median": float(np.median(genuine)),
+        "strangers median": float(np.median(strangers)),
+        "genuine pairs": len(genuine),
+        "photographs": len(images),
+        "people": len(np.unique(people)),
+    }
+
+
+def kept(identity: Identity, ends: Ends) -> dict[str, Any]:
+    """Share of the walks whose both ends keep the person, and the quartiles of the lower cosine."""
+    cosines = identity.cosines(ends.images, ends.frames).numpy()
+    lowest = np.array([cosines[ends.image.numpy() == image].min() for image in np.unique(ends.image.numpy())])
+    return {"kept > .5": share(lowest > 0.5), "lowest cosine": quartiles(lowest)}
+
+
+def faces(data: Path, split: str, people: int, *, surrogate: bool) -> dict[str, Any]:
+    """Everything that is measured on photographs."""
+    generator, smile = load_generator("faces"), load_classifier("faces/smile")
+    images, _ = one_photograph_each(data, split, people)
+    pairs, who = one_photograph_each(data, split, DLIB_PEOPLE, each=3)
+    reference, referred = one_photograph_each(data, "val", DLIB_PEOPLE, each=2)
+    ours = load_identity("faces")
+    every, everyone = read_faces(data, split)
+    result: dict[str, Any] = {
+        "ours": told_apart(ours, every.float() / 255, everyone["person"].to_numpy()),
+        "ours, on the photographs of dlib": told_apart(ours, pairs, who),
+    }
+    print(result, flush=True)
+    walked: list[Walked] = walked_of(generator, smile, images, LEVELS)
+    ends = Ends.of(walked)
+    result["ours"] |= kept(ours, ends)
+    some = ends.pick(torch.nonzero(ends.image < DLIB_PEOPLE)[:, 0])
+    result["ours, on the photographs of dlib"] |= kept(ours, some)
+    try:
+        dlib = dlib_identity(reference, referred)
+    except DependencyError as error:
+        result["dlib"] = str(error)
+    else:
+        result["dlib, centred"] = told_apart(dlib, pairs, who) | kept(dlib, some)
+        raw = Identity(dlib.embedding, "dlib", size=dlib.size)
+        result["dlib, raw"] = told_apart(raw, pairs, who)
+    print(result, flush=True)
+    found = run_checks(walked, identity=ours)
+    tables = [{check.name: check for check in checks} for checks in found]
+    ratio = np.array([table["walk back"].values["ratio"] for table in tables], dtype=float)
+    error = np.array([table["walk back"].values["error"] for table in tables], dtype=float)
+    change = np.array([table["walk back"].values["change of the walk"] for table in tables], dtype=float)
+    of_set = run_set_checks(walked, found)
+    far = ends.far()
+    with torch.no_grad():
+        bare = torch.cat([generator.decode(part) for part in far.codes.split(64)])
+    oracle = load_classifier("faces/gender").model
+    real = realism(far.images, far.frames, bare, oracle.features)  # type: ignore[attr-defined]
+    result |= {
+        "walk back": {
+            "ratio of L1, quartiles": quartiles(ratio),
+            "ratio of means": float(error.mean() / change.mean()),
+            "at most 1/3": share(ratio <= 1 / 3),
+        },
+        "statuses": of_set.statuses.to_dict("index"),
+        "verdicts": {
+            status: sum(decide(checks).status == status for checks in found)
+            for status in ("trust", "limits", "distrust")
+        },
+        "set": {check.name: {"status": check.status, **check.values} for check in of_set.checks},
+        "closeness": dict(of_set.closeness),
+        "realism": {
+            "features": "faces/gender",
+            "images": real.images,
+            "squared Frechet distance": real.frechet,
+            "squared kernel distance": {
+                name: [each.estimate, each.low, each.high] for name, each in real.kernel.items()
+            },
+        },
+    }
+    print({key: result[key] for key in ("walk back", "verdicts", "set", "realism")}, flush=True)
+    if surrogate:
+        started = time.perf_counter()
+        taught = fit_surrogate(walked[0].scene, samples=1500, steps=600)
+        curve, check = surrogate_curve(walked, taught, walked[0].thresholds)
+        result["surrogate"] = {
+            "faithful": taught.faithful,
+            "status": check.status,
+            "agrees": {f"{level:.2f}": [each.estimate, each.low, each.high] for level, each in curve},
+            "seconds": time.perf_counter() - started,
+        }
+        print(result["surrogate"], flush=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="the zip of faces")
+    parser.add_argument("--people", type=int, default=100)
+    parser.add_argument(
+        "--split", default="test", choices=["val", "test"], help="val while tuning, test once"
+    )
+    parser.add_argument("--no-surrogate", action="store_true", help="leave the minutes of distilling out")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    result: dict[str, Any] = {"split": options.split, "people": options.people, "seed": 0}
+    result["set-ups"] = setups()
+    print(result["set-ups"], flush=True)
+    images, _ = one_photograph_each(options.data, options.split, 64)
+    result["cost, in units of the walk"] = cost(images)
+    print(result["cost, in units of the walk"], flush=True)
+    result |= faces(options.data, options.split, options.people, surrogate=not options.no_surrogate)
+    if options.split == "test":
+        print(record.write("checks", result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""What is broken must not be trusted, for the right reason; what is sound must not be distrusted."""
+
+import json
+
+import pytest
+import torch
+from checked import broken_setups, failed, smooth_sprites, sound_setups, verdicts_of, walked_of
+from toys import LinearGenerator, LogisticClassifier, toy_images
+
+from explainer.checks import Check, Thresholds, decide
+from explainer.checks.suite import run_checks
+from explainer.checks.verdict import DECISIONS
+from explainer.errors import ClassifierError, OptionError
+
+
+@pytest.mark.parametrize(("case", "reasons"), [pytest.param(*b, id=b[0][0]) for b in broken_setups()])
+def test_what_is_broken_is_distrusted_for_the_right_reason(case, reasons):
+    _, generator, classifier, images = case
+    for verdict, checks in verdicts_of(walked_of(generator, classifier, images)):
+        assert verdict.status == "distrust"
+        assert failed(checks) & reasons, verdict.sentence
+        assert any(DECISIONS[name].reason in verdict.sentence for name in reasons)
+
+
+def test_no_sound_set_up_is_distrusted():
+    cases = list(sound_setups())
+    assert len(cases) == 20
+    for name, generator, classifier, images in cases:
+        for verdict, _ in verdicts_of(walked_of(generator, classifier, images)):
+            assert verdict.status != "distrust", f"{name}: {verdict.sentence}"
+
+
+def test_a_constant_classifier_is_refused_by_name():
+    images = smooth_sprites(20).images
+    with pytest.raises(ClassifierError, match=r"same|constant"):
+        walked_of(LinearGenerator(), lambda batch: batch.sum(dim=(1, 2, 3)) * 0 + 0.7, toy_images(2))
+    assert images.shape == (20, 1, 32, 32)
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+def test_the_table_decides_what_a_failure_leads_to(name):
+    fine = Check("fine", "pass", "Fine.")
+    status = decide([Check(name, "fail", "It failed."), fine]).status
+    assert status == {"distrust": "distrust", "limits": "limits", "nothing": "trust"}[DECISIONS[name].worst]
+    status = decide([Check(name, "limit", "So so."), fine]).status
+    assert status == ("trust" if DECISIONS[name].worst == "nothing" else "limits")
+    assert decide([Check(name, "info", "A number."), fine]).status == "trust"
+
+
+def test_root_causes_come_first_and_each_reason_once():
+    checks = [
+        Check(name, "fail", f"{name}.") for name in ("compatibility", "detail swap", "reconstruction gap")
+    ]
+    verdict = decide([*checks, Check("decoder", "fail", "Dead."), Check("identity", "limit", "Lost.")])
+    assert verdict.sentence == (
+        "Do not trust this explanation: the generator does not answer to its code (decoder); the "
+        "classifier reads "
+        "what the generator does not express (reconstruction gap, detail swap); the walk did not get "
+        "where it was "
+        "asked to (compatibility)."
+    )
+    assert verdict.reasons[0] == "Dead."
+    assert verdict.reasons[-1] == "Lost."
+
+
+def test_a_check_of_ones_own_counts_as_it_says():
+    assert decide([Check("mine", "fail", "No.")]).sentence.endswith("a check failed (mine).")
+
+
+def test_nothing_checked_is_no_reason_to_trust():
+    assert decide([]).status == "limits"
+    assert decide([Check("a", "info", "A number.")]).sentence.endswith("nothing was checked.")
+
+
+def test_only_a_surrogate_distilled_from_the_classifier_can_be_a_reason():
+    fine = Check("fine", "pass", "Fine.")
+    assert decide([Check("second network", "fail", "It disagrees."), fine]).status == "trust"
+    assert decide([Check("surrogate", "fail", "It disagrees."), fine]).status == "distrust"
+
+
+def test_thresholds_move_the_verdict():
+    _, generator, classifier, images = next(sound_setups())
+    strict = Thresholds(stable_limit=1.0)
+    (verdict,) = {
+        v.status for v, _ in verdicts_of(walked_of(generator, classifier, images, thresholds=strict))
+    }
+    assert verdict == "limits"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"identity": float("nan")}, "must hold finite numbers, also for identity"),
+        ({"gap_limit": "1"}, "must hold finite numbers, also for gap_limit"),
+        ({"gap_limit": 3.0}, "must fail gap only beyond its limit"),
+        ({"stable_limit": 0.1}, "must fail stable only beyond its limit .* Choose stable_limit above"),
+    ],
+)
+def test_thresholds_that_make_no_sense(options, message):
+    with pytest.raises(OptionError, match=message):
+        Thresholds(**options)
+
+
+def test_no_walks_no_checks():
+    assert run_checks([]) == []
+
+
+def test_a_classifier_that_is_not_finite_somewhere_is_distrusted_not_an_error():
+    generator = LinearGenerator()
+
+    class Breaking(LogisticClassifier):
+        def forward(self, images):
+            grain = (images[..., 1:] - images[..., :-1]).square().mean(dim=(1, 2, 3))
+            score = super().forward(images)
+            return torch.where(grain > limit, torch.nan, score)
+
+    images = toy_images(1)
+    limit = 10.0
+    walked = walked_of(generator, Breaking(generator), images)
+    ends = torch.stack([walked[0].frames[0], walked[0].frames[-1]])
+    limit = float((ends[..., 1:] - ends[..., :-1]).square().mean(dim=(1, 2, 3)).max()) * 1.001
+    ((verdict, checks),) = verdicts_of(walked)
+    assert verdict.status == "distrust"
+    assert checks["stability"].status == "fail"
+    json.dumps([dict(check.values) for check in checks.values()], allow_nan=False)
+
+
+def test_the_same_seed_finds_the_same_and_batched_equals_alone():
+    _, generator, classifier, images = next(sound_setups())
+    both = run_checks(walked_of(generator, classifier, images))
+    assert run_checks(walked_of(generator, classifier, images)) == both
+    for image, together in zip(images, both, strict=True):
+        (alone,) = run_checks(walked_of(generator, classifier, image[None]))
+        assert [check.name for check in alone] == [check.name for check in together]
+        # Noise and random directions are drawn for the batch, so only what is not drawn agrees exactly.
+        for one, other in zip(alone, together, strict=True):
+            if one.name not in ("stability", "random direction", "compression", "decoder"):
+                assert one.status == other.status
+                for key, value in one.values.items():
+                    if isinstance(value, float):
+                        assert value == pytest.approx(other.values[key], abs=2e-3), (one.name, key)
+
+
+def test_nothing_is_changed_by_checking():
+    _, generator, classifier, images = next(sound_setups())
+    walked = walked_of(generator, classifier, images)
+    kept = [each.frames.clone() for each in walked], images.clone(), generator.state_dict()["axes"].clone()
+    run_checks(walked)
+    assert all(torch.equal(a, b.frames) for a, b in zip(kept[0], walked, strict=True))
+    assert torch.equal(kept[1], images)
+    assert torch.equal(kept[2], generator.state_dict()["axes"])
