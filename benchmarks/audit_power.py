@@ -262,7 +262,9 @@ def summary(parts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         spent = parts["cost"][0]
         result["cost"] = {**spent, "ratio": spent["seconds_audit"] / spent["seconds_walk"]}
     for key in ("seconds_training", "seconds_audit"):
-        result[key] = {name: [part[key] for part in done if key in part] for name, done in parts.items()}
+        spent = {name: [part[key] for part in done if key in part] for name, done in parts.items()}
+        if any(spent.values()):
+            result[key] = {name: seconds for name, seconds in spent.items() if seconds}
     return result
 
 
