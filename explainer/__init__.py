@@ -52,7 +52,8 @@ imports only from entries before it in this list::
     pipeline.py     explain(), explain_many(): read top to bottom it is the data flow
     captum_attribution.py ProgressiveExaggeration, captum's conventions
     bias/           statistics.py attributes.py oracles.py walking.py confounding.py verdict.py
-    bias/           subgroups.py discovery.py junit.py markdown.py findings.py inputs.py audit.py
+    bias/           subgroups.py discovery.py junit.py markdown.py findings.py inputs.py
+    bias/           evidence.py audit.py
     audit_run.py    an audit of files: the table, the images, what is written
     training_run.py a training that can be killed at any moment and continued
     cli.py          the command `explainer`: parses, calls, prints

@@ -80,7 +80,9 @@ def run(data, classifier, *, columns=(1,), oracles=None, generator=None, **optio
     if "tag" in options:
         options.pop("tag")
         table["tag"] = tagged.numpy()
-    given = {f"z{k}": model({k: 4.0}) for k in columns} | {"yes": model({0: 4.0})} | (oracles or {})
+    given = {f"z{k}": model({k: 4.0}) for k in columns} | (oracles or {})
+    if "targets" not in options:
+        given = {"yes": model({0: 4.0})} | given
     options = {"n_images": 240, "progress": False} | options
     return audit(
         images, classifier, labels=(codes[:, 0] > 0).numpy().astype(int), attributes=table, oracles=given,
@@ -143,6 +145,15 @@ def test_q_values_are_those_of_the_whole_table(both):
     expected = stats.false_discovery_control([finding.p for finding in both.findings])
     assert [finding.q for finding in both.findings] == pytest.approx(list(expected))
     assert of(both, "biased", "z1").q > of(both, "biased", "z1").p
+
+
+def test_the_negative_class_may_be_the_target(data):
+    """Its oracle is the class of that name, whichever it is of the model's."""
+    found = run(data, model({0: 4.0, 1: 4.0}), targets=["no"], oracles={"no": model({0: 4.0})}).findings[0]
+    assert found.target == "no"
+    assert found.verdict.status == "confounded"
+    assert found.reverse.moved.high < -0.3
+    assert found.reverse.held < 1e-3
 
 
 def test_an_entangled_generator_accuses_no_clean_classifier(data):
