@@ -51,6 +51,10 @@ imports only from entries before it in this list::
     session.py      what one call holds on to: classifier, generator, targets, device
     pipeline.py     explain(), explain_many(): read top to bottom it is the data flow
     captum_attribution.py ProgressiveExaggeration, captum's conventions
+    bias/           statistics.py attributes.py oracles.py walking.py confounding.py verdict.py
+    bias/           subgroups.py discovery.py junit.py markdown.py findings.py inputs.py
+    bias/           evidence.py audit.py
+    audit_run.py    an audit of files: the table, the images, what is written
     training_run.py a training that can be killed at any moment and continued
     cli.py          the command `explainer`: parses, calls, prints
 
@@ -62,6 +66,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from explainer import errors
+    from explainer.bias.audit import audit
+    from explainer.bias.findings import BiasReport
+    from explainer.bias.verdict import AuditThresholds
     from explainer.captum_attribution import ProgressiveExaggeration
     from explainer.classifier import Classifier
     from explainer.explanation import Explanation
@@ -89,6 +96,9 @@ __all__ = [
     "Outcome",
     "fidelity",
     "Fidelity",
+    "audit",
+    "BiasReport",
+    "AuditThresholds",
     "Classifier",
     "Target",
     "VAE",
@@ -107,6 +117,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "audit": "explainer.bias.audit",
+    "BiasReport": "explainer.bias.findings",
+    "AuditThresholds": "explainer.bias.verdict",
     "ProgressiveExaggeration": "explainer.captum_attribution",
     "explain": "explainer.pipeline",
     "explain_many": "explainer.pipeline",

@@ -1,8 +1,9 @@
 """The command ``explainer``: parses, calls, prints.
 
 Exit codes: 0, done; 1, done, and the verdict is "do not trust" (of an explanation; of several: of any of
-them, or one could not be explained) or "collapsed" (of a generator); 2, wrong input, named on stderr with
-its remedy (``--debug`` adds the traceback); 3, a fault in this package; 130, stopped by Ctrl-C.
+them, or one could not be explained), "collapsed" (of a generator), or of an audit "confounded"; 2, wrong
+input, named on stderr with its remedy (``--debug`` adds the traceback); 3, a fault in this package; 4, an
+audit found too little evidence, if asked with ``--fail-on insufficient``; 130, stopped by Ctrl-C.
 
 Results go to stdout, everything else to stderr. With ``--json`` stdout is one JSON object or list
 and nothing else. torch is imported inside the commands, so that ``explainer --help`` is quick.
@@ -33,18 +34,20 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-DISTRUSTED, WRONG_INPUT, FAULT, INTERRUPTED = 1, 2, 3, 130
+DISTRUSTED, WRONG_INPUT, FAULT, INSUFFICIENT, INTERRUPTED = 1, 2, 3, 4, 130
 
 # The face in scikit-image's astronaut(), cropped as the zoo's faces are: centre x, centre y, half-width.
 ASTRONAUT_FACE = (224, 115, 60)
 
 _COLOURS = {"trust": "green", "limits": "yellow", "distrust": "red"}
 _COLOURS |= {"healthy": "green", "weak": "yellow", "collapsed": "red"}
+_COLOURS |= {"not detected": "green", "insufficient": "yellow", "confounded": "red"}
+_FAIL_ON = ("confounded", "insufficient", "never")
 
 app = typer.Typer(
     help="Explain an image classifier by changing the image until the classifier changes its mind.",
-    epilog="Exit codes: 0 done, 1 the verdict is 'do not trust' or 'collapsed', 2 wrong input, "
-    "3 a fault in this package, 130 stopped by Ctrl-C.",
+    epilog="Exit codes: 0 done, 1 the verdict is 'do not trust', 'collapsed' or 'confounded', 2 wrong input, "
+    "3 a fault in this package, 4 an audit found too little evidence (if asked), 130 stopped by Ctrl-C.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -410,6 +413,88 @@ def fidelity_of_maps(
             Console().print(table)
         lines = [*found.sentences(), *(f"{kind:<6}{path}" for kind, path in paths.items())]
         Console().print("\n".join(escape(line) for line in lines), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def audit(
+    classifier: ClassifierWord,
+    data: Annotated[
+        Path, typer.Option(help="A .csv with a column path or file, the label and the attributes.")
+    ],
+    label: Annotated[str, typer.Option(help="Column of the true class, by name or number.")],
+    attributes: Annotated[str, typer.Option(metavar="A,B", help="Columns the classifier should not use.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for audit.json, audit.xml (JUnit), audit.md and audit.csv.")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="Column of the person or patient.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Class to audit; may be repeated. By default all, of two one.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="An unbiased classifier to compare with, named like --classifier.")
+    ] = None,
+    generator: Annotated[str, typer.Option(help="A generator of the zoo; auto: the one that fits.")] = "auto",
+    images: Annotated[int, typer.Option(help="Images walked at most.")] = 500,
+    oracle_steps: Annotated[int, typer.Option(help="Training steps of the oracles.")] = 400,
+    fail_on: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="confounded: leave with 1 if an attribute is; insufficient: also with 4 if the evidence is "
+            "not enough; never.",
+        ),
+    ] = "confounded",
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    class_names: ClassNames = None,
+    kind: KindOfClassifier = None,
+    outputs: OutputsOfClassifier = None,
+    channels: Channels = None,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find out whether a classifier uses attributes it should not use."""
+    with _errors_named(debug):
+        if fail_on not in _FAIL_ON:
+            raise OptionError(
+                "fail-on", "is unknown", received=fail_on, remedy=f"Choose one of {', '.join(_FAIL_ON)}."
+            )
+        if out is not None:
+            _make_folder(out)
+        from explainer.audit_run import audit_table, write_report
+        from explainer.classifier_files import open_classifier, parsed
+
+        about = parsed(
+            size=size, mean=mean, std=std, class_names=class_names, kind=kind, outputs=outputs,
+            channels=channels,
+        )  # fmt: skip
+        model = open_classifier(classifier, about)
+        report = audit_table(
+            data, model, label=label, group=group,
+            attributes=[name.strip() for name in attributes.split(",") if name.strip()],
+            targets=[int(word) if word.isdecimal() else word for word in target] if target else None,
+            reference=None if reference is None else open_classifier(reference, about),
+            generator=generator, n_images=images, oracle_steps=oracle_steps, seed=seed,
+            progress=_shows_progress(quiet),
+        )  # fmt: skip
+        files = {} if out is None else write_report(report, out)
+        if as_json:
+            _print_json({**report.to_dict(), "files": files})
+        else:
+            for finding in report.findings:
+                said = f"[bold {_COLOURS[finding.verdict.status]}]{finding.verdict.status}[/]"
+                about_it = escape(f"{finding.attribute} ({finding.target}): {finding.verdict.sentence}")
+                Console().print(f"{said}  {about_it}", soft_wrap=True, highlight=False)
+            lines = [*report.warnings.values(), *report.skipped]
+            lines += [f"{kind:<9}{path}" for kind, path in files.items()]
+            Console().print(escape("\n".join(filter(None, lines))), soft_wrap=True, highlight=False)
+        if report.confounded and fail_on != "never":
+            raise typer.Exit(DISTRUSTED)
+        if report.of_status("insufficient") and fail_on == "insufficient":
+            raise typer.Exit(INSUFFICIENT)
 
 
 @app.command()

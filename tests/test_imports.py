@@ -31,8 +31,9 @@ ORDER = """
     report.page report.sheet report.fidelity_chart report.fidelity_figures
     fillers mutual_information pixel_order replacement_curves paired_comparison fidelity_result replacement
     explanation result_folder explanations settings assembly session pipeline captum_attribution
-    bias.statistics bias.attributes bias.walking bias.confounding bias.subgroups bias.discovery bias.audit
-    training_run cli
+    bias.statistics bias.attributes bias.oracles bias.walking bias.confounding bias.verdict
+    bias.subgroups bias.discovery bias.junit bias.markdown bias.findings bias.inputs bias.evidence
+    bias.audit audit_run training_run cli
 """.split()
 FOLDERS = {name.split(".")[0] for name in ORDER if "." in name}
 
@@ -43,7 +44,6 @@ OPTIONAL = {
     "IPython",
     "dlib",
     "face_recognition_models",
-    "fairlearn",
     "onnx",
     "onnxruntime",
     "diffusers",

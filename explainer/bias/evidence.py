@@ -1,0 +1,254 @@
+"""The evidence on one target: oracles and walks made once, and what every classifier adds to the table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from explainer.bias.attributes import Attribute
+from explainer.bias.confounding import Forward, Reverse, forward, reverse
+from explainer.bias.discovery import describe_walks, find_clusters
+from explainer.bias.findings import Finding, Group
+from explainer.bias.oracles import Oracle, Part, fit_oracles, given_oracle, oracle_quality, scores_of
+from explainer.bias.subgroups import observe
+from explainer.bias.verdict import AuditThresholds, Gate, Verdict, gates, weakest
+from explainer.bias.walking import Crossing, Watched, cross, cross_oracle, straight_direction, watch
+from explainer.checks.base import Thresholds
+from explainer.checks.robustness import FEWEST_PAIRED, detail_swap
+from explainer.classifier import Classifier
+from explainer.generators.base import Generator
+from explainer.target import Target
+from explainer.walks.base import Scene
+
+__all__ = ["Evidence", "Table"]
+
+REVERSED = 200
+"""Walks of an oracle, and swaps of details, are made for at most this many of the audited images."""
+
+
+@dataclass
+class Table:
+    """What has been found so far."""
+
+    findings: list[Finding]
+    changed: dict[tuple[str, str, str], tuple[NDArray, NDArray]]
+    clusters: dict[str, tuple[Group, ...]]
+    warnings: dict[str, str]
+
+
+class Evidence:
+    """What one target needs, measured once and used for every classifier."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        images: Tensor,
+        asked: Sequence[Attribute],
+        truth: NDArray,
+        people: NDArray,
+        rows: NDArray,
+        target: Target,
+        given: Mapping[str, Classifier],
+        models: Mapping[str, Classifier],
+        unbiased: Classifier | None,
+        limits: AuditThresholds,
+        alpha: float,
+        steps: int,
+        seed: int,
+    ) -> None:
+        self.generator, self.images, self.asked, self.truth = generator, images, asked, truth
+        self.people, self.rows, self.target = people, rows, target
+        self.limits, self.alpha, self.seed = limits, alpha, seed
+        self.oracles = self._oracles(given, steps)
+        own = self.oracles[-1]
+        walked = images[torch.from_numpy(rows)]
+        small = torch.cat([generator.resized(part) for part in walked.split(256)])
+        bare = torch.cat([generator.bare(part) for part in small.split(128)])
+        scores, bare_scores = (scores_of(self.oracles, some, rows) for some in (small, bare))
+        self.original = 1 / (1 + np.exp(-scores))
+        self.quality = [self._quality(number, scores, bare_scores) for number in range(len(asked))]
+        if unbiased is None:
+            self.reference = cross_oracle(generator, own, None, walked, rows)
+        else:
+            wanted = unbiased.target(target.index, walked[:1])
+            self.reference = cross(generator, unbiased, wanted, walked, rows, levels=(0.1, 0.9))
+        self.beside = watch(generator, self.reference, self.oracles, seed=seed)
+        self.place = {row: position for position, row in enumerate(self.reference.rows.tolist())}
+        self.names = list(models)
+        watched = [(model, model.target(target.index, walked[:1])) for model in models.values()]
+        fewer = rows[:REVERSED]
+        with torch.no_grad():
+            codes = torch.cat([generator.encode(part) for part in small.split(256)])
+        self.back = [
+            cross_oracle(
+                generator, oracle, own, walked[: len(fewer)], fewer, watched=watched,
+                straight=straight_direction(codes, question.values[rows], truth[rows]),
+            )
+            for oracle, question in zip(self.oracles[:-1], asked, strict=True)
+        ]  # fmt: skip
+
+    def add(self, table: Table, name: str, model: Classifier) -> None:
+        """Walk a classifier and add what is found to the table."""
+        walked = self.images[torch.from_numpy(self.rows)]
+        target = model.target(self.target.index, walked[:1])
+        crossing = cross(self.generator, model, target, walked, self.rows)
+        seen = watch(self.generator, crossing, self.oracles, seed=self.seed)
+        with model.frozen(), torch.no_grad():
+            parts = [model.score(part, target) for part in self.images.split(model.batch_size)]
+        scores = torch.cat(parts).double().cpu().numpy()
+        key = f"{name}, {self.target.label}"
+        table.clusters[key] = tuple(self._clusters(crossing))
+        table.warnings[key] = self._hidden(model, target, walked[:REVERSED])
+        for number, question in enumerate(self.asked):
+            ahead = self._forward(number, crossing, seen)
+            back, expressed = self._reverse(number, name)
+            table.findings.append(
+                Finding(
+                    classifier=name, target=self.target.label, attribute=question.name,
+                    column=question.column, verdict=Verdict("insufficient", ""), p=weakest(ahead, back),
+                    q=1.0, gates=self._gates(number, crossing, expressed), forward=ahead, reverse=back,
+                    observed=observe(self.truth, scores, question.values, self.people, alpha=self.alpha),
+                    oracle={"source": self.oracles[number].source, **self.quality[number]},
+                    paths=_paths(crossing, seen.path[number]),
+                )
+            )  # fmt: skip
+            flips = (seen.start[number] > 0.5) != (seen.end[number] > 0.5)
+            done = crossing.crossed
+            table.changed[name, self.target.label, question.name] = crossing.rows[done], flips[done]
+
+    def _oracles(self, given: Mapping[str, Classifier], steps: int) -> list[Oracle]:
+        """One oracle per attribute, and last the target's own."""
+        ready: list[Oracle | None] = [given_oracle(given, question, self.images) for question in self.asked]
+        mine = given.get(self.target.label)
+        if mine is not None:
+            mine.check(self.images[:8])
+            name = self.target.label
+            asked = name if name in mine.class_names else 1 if mine.kind == "binary" else self.target.index
+            own = Part(mine, mine.target(asked), np.arange(len(self.images)))
+            ready.append(Oracle((own,), "given"))
+        else:
+            ready.append(None)
+        if all(oracle is not None for oracle in ready):
+            return [oracle for oracle in ready if oracle is not None]
+        small = torch.cat([self.generator.resized(part) for part in self.images.split(256)])
+        trained = fit_oracles(
+            small, self.asked, self.truth, self.people, resized=self.generator.resized, steps=steps,
+            seed=self.seed,
+        )  # fmt: skip
+        return [found or made for found, made in zip(ready, trained, strict=True)]
+
+    def _quality(self, number: int, scores: NDArray, bare: NDArray) -> dict[str, float]:
+        """Of an attribute's oracle within the classes, and of the target's within the attribute's answers."""
+        truth, answers = self.truth[self.rows], self.asked[number].values[self.rows]
+        return {
+            **oracle_quality(scores[number], answers, truth),
+            **{f"{key}, bare": value for key, value in oracle_quality(bare[number], answers, truth).items()},
+            "target, least, bare": oracle_quality(bare[-1], truth, answers)["least"],
+        }
+
+    def _gates(self, number: int, crossing: Crossing, expressed: float) -> tuple[Gate, ...]:
+        quality = self.quality[number]
+        return gates(
+            crossings=int(crossing.crossed.sum()),
+            kept=float(((crossing.bare > 0.5) == (crossing.level > 0.5)).mean()),
+            oracle_auc=quality["least"], oracle_auc_bare=quality["least, bare"],
+            target_auc_bare=quality["target, least, bare"], expressible=expressed, thresholds=self.limits,
+        )  # fmt: skip
+
+    def _forward(self, number: int, crossing: Crossing, seen: Watched) -> Forward | None:
+        done = np.flatnonzero(crossing.crossed)
+        if len(done) < 2:
+            return None
+        places = np.array([self.place[row] for row in crossing.rows[done].tolist()])
+        return forward(
+            original=self.original[number, done], start=seen.start[number, done], end=seen.end[number, done],
+            random=seen.random[number, done], direction=crossing.direction[done],
+            oracle_path=seen.path[number, done], classifier_path=crossing.levels[done],
+            reference=(
+                self.reference.crossed[places], self.beside.start[number, places],
+                self.beside.end[number, places],
+            ),
+            groups=self.people[crossing.rows[done]], margin=self.limits.present, alpha=self.alpha,
+        )  # fmt: skip
+
+    def _reverse(self, number: int, name: str) -> tuple[Reverse | None, float]:
+        """Reverse evidence, and the share of the oracle's walks that reached its other side, target held."""
+        back, which = self.back[number], self.names.index(name)
+        still = np.abs(back.after[-1] - back.before[-1]) <= self.limits.held
+        done = back.crossed & still
+        expressed = float(done.mean()) if len(done) else float("nan")
+        if done.sum() < 2:
+            return None, expressed
+        return reverse(
+            before=back.before[which, done], after=back.after[which, done], direction=back.direction[done],
+            held_before=back.before[-1, done], held_after=back.after[-1, done],
+            groups=self.people[back.rows[done]], margin=self.limits.present, alpha=self.alpha,
+        ), expressed  # fmt: skip
+
+    def _hidden(self, model: Classifier, target: Target, images: Tensor) -> str:
+        """The warning of the detail swap, or nothing."""
+        if len(images) < FEWEST_PAIRED:
+            return ""
+        with model.frozen():
+            scene = Scene(self.generator, model, target, images.to(self.generator.latent_mean))
+            check = detail_swap(scene, Thresholds(), seed=self.seed)
+        if check.status not in ("limit", "fail"):
+            return ""
+        return f"the classifier reads what the generator cannot show ({_uncapitalised(check.sentence)})"
+
+    @torch.no_grad()
+    def _clusters(self, crossing: Crossing) -> list[Group]:
+        """Groups of walks, and the attribute that tells each from the other walks."""
+        done = np.flatnonzero(crossing.crossed)
+        if len(done) < 2:
+            return []
+        kept = torch.from_numpy(done)
+        direction, rows = crossing.direction[done], crossing.rows[done]
+        start, end = crossing.start[kept], crossing.end[kept]
+        sign = torch.from_numpy(direction).to(end)[:, None]
+        before, after = (
+            torch.cat([self.generator.decode(part) for part in codes.split(128)]) for codes in (start, end)
+        )
+        features, places = describe_walks((end - start) / self.generator.latent_std * sign, before, after)
+        groups = []
+        for cluster in find_clusters(features, places, direction, seed=self.seed):
+            inside = np.isin(np.arange(len(done)), cluster.rows)
+            others = ~inside & (direction == (1 if cluster.direction == "up" else -1))
+            said, named = _shared(self.asked, rows[inside], rows[others], cluster.distinct)
+            groups.append(Group(replace(cluster, rows=rows[cluster.rows]), said, named))
+        return groups
+
+
+def _shared(
+    asked: Sequence[Attribute], inside: NDArray, others: NDArray, distinct: float
+) -> tuple[str, str | None]:
+    """What the walks of a cluster share, and the attribute that names it."""
+    gaps = {}
+    for question in asked:
+        mine, theirs = question.values[inside], question.values[others]
+        if not np.isnan(mine).all() and not np.isnan(theirs).all():
+            gaps[question.name] = (float(np.nanmean(mine)), float(np.nanmean(theirs)))
+    place = f"change their most peculiar place {distinct:.1f} times as much as the other walks"
+    if not gaps:
+        return f"{place}; no attribute is known of them", None
+    name = max(gaps, key=lambda key: abs(gaps[key][0] - gaps[key][1]))
+    mine, theirs = gaps[name]
+    said = f'{place}; "{name}" holds for {mine:.0%} of them and {theirs:.0%} of the others'
+    return said, name if abs(mine - theirs) >= 0.5 else None
+
+
+def _paths(crossing: Crossing, oracle: NDArray) -> dict[str, list[float]]:
+    """Mean levels along crossed walks, up and down."""
+    return {
+        f"{what}, {way}": values[crossing.crossed & (crossing.direction == sign)].mean(axis=0).tolist()
+        for what, values in (("classifier", crossing.levels), ("oracle", oracle))
+        for way, sign in (("up", 1), ("down", -1))
+        if (crossing.crossed & (crossing.direction == sign)).any()
+    }
+
+
+def _uncapitalised(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].rstrip(".")

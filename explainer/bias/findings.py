@@ -1,0 +1,246 @@
+"""What an audit found: one finding per classifier, target and attribute, and the report of them all.
+
+The JSON of a report (``schema`` 1) is an object with
+
+==============  ==========================================================================================
+schema          1; a change of meaning or a removal makes it 2, additions do not
+findings        objects: classifier, target, attribute, column, verdict, sentence, p, q, gates (name, met,
+                value, bound, sentence), forward and reverse (null where nothing was walked), observed
+                (groups and cells as rows, differences with intervals), oracle, paths
+comparisons     objects: first, second, target, attribute, difference
+clusters        by "classifier, target": rows (numbers of images), direction, share, p, where (8 x 8),
+                distinct, shares (a sentence), attribute (null where none names it)
+warnings        by "classifier, target": what the generator cannot show; empty where there is nothing
+skipped         sentences
+thresholds      of the verdicts
+provenance      versions, image count and hash, fingerprints, options
+==============  ==========================================================================================
+
+An effect is an object: value, low, high, n, groups, p, margin. What is not a finite number is null.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from explainer.bias.confounding import Forward, Reverse
+from explainer.bias.discovery import Cluster
+from explainer.bias.junit import as_junit
+from explainer.bias.markdown import as_markdown
+from explainer.bias.statistics import Effect
+from explainer.bias.subgroups import Observed
+from explainer.bias.verdict import AuditThresholds, Gate, Verdict
+from explainer.errors import OutputError
+
+__all__ = ["SCHEMA", "BiasReport", "Comparison", "Finding", "Group"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """Everything known of one classifier, target and attribute.
+
+    Attributes:
+        classifier: Its name.
+        target: In words.
+        attribute: In words.
+        column: Of the table of attributes.
+        verdict: Confounded, not detected or insufficient evidence, and why.
+        p: Of a verdict of confounding.
+        q: After the correction over the whole table.
+        gates: The conditions of a verdict.
+        forward: What the oracle does when the classifier is walked; None if no walk crossed.
+        reverse: What the classifier does when the oracle is walked; None if no walk crossed.
+        observed: Group by group, without walks.
+        oracle: Where the oracle comes from, and how good it is within each class, also on bare images.
+        paths: Mean probabilities of classifier and oracle along the walks, up and down, for plots.
+    """
+
+    classifier: str
+    target: str
+    attribute: str
+    column: str
+    verdict: Verdict
+    p: float
+    q: float
+    gates: tuple[Gate, ...]
+    forward: Forward | None
+    reverse: Reverse | None
+    observed: Observed
+    oracle: Mapping[str, float | str]
+    paths: Mapping[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two classifiers on the same images: how much more often the first one's walks change the attribute."""
+
+    first: str
+    second: str
+    target: str
+    attribute: str
+    difference: Effect
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Walks that resemble each other.
+
+    Attributes:
+        cluster: Which, and how unlike chance; ``rows`` are numbers of audited images.
+        shares: What they share, in words.
+        attribute: The attribute that tells them from the other walks; None if none does.
+    """
+
+    cluster: Cluster
+    shares: str
+    attribute: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class BiasReport:
+    """The result of an audit.
+
+    Attributes:
+        findings: One for each classifier, target and attribute.
+        comparisons: Classifiers on the same images, paired.
+        clusters: Groups of walks, by "classifier, target".
+        warnings: By "classifier, target": that the classifier reads what the generator cannot show, or empty.
+        skipped: What could not be asked, sentences.
+        thresholds: Where evidence turned into verdicts.
+        provenance: Versions, seed, options, hashes and counts.
+    """
+
+    findings: tuple[Finding, ...]
+    comparisons: tuple[Comparison, ...]
+    clusters: Mapping[str, tuple[Group, ...]]
+    warnings: Mapping[str, str]
+    skipped: tuple[str, ...]
+    thresholds: AuditThresholds
+    provenance: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        counts = pd.Series([finding.verdict.status for finding in self.findings]).value_counts()
+        said = ", ".join(f"{count} {status}" for status, count in counts.items())
+        return f"BiasReport({said})"
+
+    def of_status(self, status: str) -> tuple[Finding, ...]:
+        """The findings of a verdict: ``"confounded"``, ``"not detected"`` or ``"insufficient"``."""
+        return tuple(finding for finding in self.findings if finding.verdict.status == status)
+
+    @property
+    def confounded(self) -> tuple[Finding, ...]:
+        """The findings whose verdict is ``"confounded"``."""
+        return self.of_status("confounded")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per finding: verdict, p and q, effects with intervals and counts."""
+        rows = []
+        for finding in self.findings:
+            row: dict[str, Any] = {
+                "classifier": finding.classifier, "target": finding.target, "attribute": finding.attribute,
+                "verdict": finding.verdict.status, "sentence": finding.verdict.sentence, "p": finding.p,
+                "q": finding.q,
+            }  # fmt: skip
+            effects: dict[str, Effect] = {}
+            if finding.forward is not None:
+                ahead = finding.forward
+                effects = {
+                    "changed": ahead.changed, "floor": ahead.floor, "over floor": ahead.over_floor,
+                    "over reference": ahead.over_reference,
+                }  # fmt: skip
+            if finding.reverse is not None:
+                effects["reverse"] = finding.reverse.moved
+            for name, effect in effects.items():
+                row |= {
+                    name: effect.value, f"{name} low": effect.low, f"{name} high": effect.high,
+                    f"{name} n": effect.n,
+                }  # fmt: skip
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, see this module; what is not a finite number is None."""
+        return {
+            "schema": SCHEMA,
+            "findings": [_plain(_of_finding(finding)) for finding in self.findings],
+            "comparisons": [_plain(asdict(comparison)) for comparison in self.comparisons],
+            "clusters": {
+                name: [
+                    _plain({**vars(group.cluster), "shares": group.shares, "attribute": group.attribute})
+                    for group in groups
+                ]
+                for name, groups in self.clusters.items()
+            },
+            "warnings": dict(self.warnings),
+            "skipped": list(self.skipped),
+            "thresholds": asdict(self.thresholds),
+            "provenance": _plain(self.provenance),
+        }
+
+    def to_json(self, path: str | Path) -> Path:
+        """Write :meth:`to_dict` as JSON and return the path."""
+        return _written(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+
+    def to_junit(self, path: str | Path) -> Path:
+        """Write a JUnit report, see :func:`explainer.bias.junit.as_junit`, and return the path."""
+        return _written(path, as_junit(self.to_dict()))
+
+    def to_markdown(self) -> str:
+        """A fragment of a model card."""
+        return as_markdown(self.to_dict())
+
+
+def _of_finding(finding: Finding) -> dict[str, Any]:
+    observed = finding.observed
+    return {
+        **{
+            name: getattr(finding, name) for name in ("classifier", "target", "attribute", "column", "p", "q")
+        },
+        "verdict": finding.verdict.status,
+        "sentence": finding.verdict.sentence,
+        "gates": [asdict(gate) for gate in finding.gates],
+        "forward": None if finding.forward is None else asdict(finding.forward),
+        "reverse": None if finding.reverse is None else asdict(finding.reverse),
+        "observed": {
+            **vars(observed),
+            "groups": observed.groups.to_dict("records"),
+            "cells": observed.cells.to_dict("records"),
+        },
+        "oracle": finding.oracle,
+        "paths": finding.paths,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Plain JSON values: arrays as lists, numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value if value is None else str(value)
+
+
+def _written(path: str | Path, text: str) -> Path:
+    place = Path(path)
+    try:
+        place.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            "path", "cannot be written", received=f"{place}: {error.strerror}",
+            remedy="Name a file in a folder that exists and can be written to.",
+        ) from error  # fmt: skip
+    return place

@@ -1,0 +1,174 @@
+"""What an audit is given, checked before any work: images, labels, attributes, groups, classifiers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from explainer.bias.attributes import Attribute, questions
+from explainer.classifier import Classifier
+from explainer.errors import ClassifierError, OptionError
+from explainer.image import as_images
+from explainer.target import Target
+
+__all__ = [
+    "Model",
+    "as_groups",
+    "as_models",
+    "as_oracles",
+    "as_pixels",
+    "as_questions",
+    "as_targets",
+    "chosen_rows",
+    "truth_of",
+    "wrapped",
+]
+
+Model: TypeAlias = Classifier | nn.Module | Callable[[Tensor], Any]
+
+
+def as_pixels(images: object) -> Tensor:
+    """Images (N, C, H, W) in [0, 1]."""
+    if isinstance(images, Tensor) and images.ndim == 4 and images.dtype == torch.uint8:
+        return images.float() / 255
+    return as_images(images)
+
+
+def as_groups(groups: ArrayLike | None, count: int) -> NDArray:
+    """Group of every image (N,): its own where none are given."""
+    if groups is None:
+        return np.arange(count)
+    people = np.asarray(groups)
+    if people.shape != (count,) or pd.isna(people).any():
+        raise OptionError(
+            "groups", f"must name one group for each of the {count} images", received=f"shape {people.shape}",
+            remedy="Pass the person or patient of every image, without empty cells.",
+        )  # fmt: skip
+    return np.unique(people.astype(str), return_inverse=True)[1]
+
+
+def as_questions(attributes: pd.DataFrame, count: int) -> tuple[list[Attribute], list[str]]:
+    """The binary questions of a table, and what cannot be asked."""
+    asked, skipped = questions(attributes)
+    if len(attributes) != count:
+        raise OptionError(
+            "attributes", f"must have one row for each of the {count} images",
+            received=f"{len(attributes)} rows", remedy="Pass the rows of the images, in their order.",
+        )  # fmt: skip
+    if not asked:
+        raise OptionError(
+            "attributes", "leave nothing to ask", received="; ".join(skipped),
+            remedy="Pass more images, or attributes that vary.",
+        )  # fmt: skip
+    return asked, skipped
+
+
+def wrapped(model: Model) -> Classifier:
+    """A classifier, wrapped if it is none."""
+    return model if isinstance(model, Classifier) else Classifier(model)
+
+
+def as_models(
+    classifier: Model | Mapping[str, Model], compare_with: Model | Mapping[str, Model] | None
+) -> dict[str, Classifier]:
+    """The classifiers to audit by name, the one that others are compared with first."""
+    given = dict(classifier) if isinstance(classifier, Mapping) else {"classifier": classifier}
+    if compare_with is not None:
+        more = compare_with if isinstance(compare_with, Mapping) else {"compared": compare_with}
+        twice = set(given) & set(more)
+        if twice:
+            raise OptionError(
+                "compare_with", "names a classifier twice", received=sorted(twice), remedy="Rename one."
+            )
+        given |= dict(more)
+    if not given:
+        raise OptionError("classifier", "is empty", received="{}", remedy="Pass at least one classifier.")
+    return {str(name): wrapped(model) for name, model in given.items()}
+
+
+def as_oracles(
+    oracles: Mapping[str, Model] | None, asked: Sequence[Attribute], targets: Sequence[Target]
+) -> dict[str, Classifier]:
+    """Given oracles by name; a name that is none of a column, a question or a target is an error."""
+    names = {name for question in asked for name in (question.name, question.column)}
+    names |= {target.label for target in targets}
+    unknown = sorted(set(oracles or {}) - names)
+    if unknown:
+        raise OptionError(
+            "oracles", "answer for no attribute and no target", received=unknown,
+            remedy=f"Name them as one of: {', '.join(sorted(names))}.",
+        )  # fmt: skip
+    return {name: wrapped(model) for name, model in (oracles or {}).items()}
+
+
+def as_targets(model: Classifier, targets: Sequence[int | str] | None) -> list[Target]:
+    """The classes to audit: the positive one of two, else all, unless some are named."""
+    if model.kind == "regression":
+        raise ClassifierError(
+            "classifier", "is a regression, which an audit does not walk", received='kind="regression"',
+            remedy='Audit the event you care about as a class: kind="binary" with the logit of it.',
+        )  # fmt: skip
+    if targets is not None:
+        if isinstance(targets, str) or not len(targets):
+            raise OptionError(
+                "targets", "must be a list of classes", received=repr(targets), remedy="Write [name]."
+            )
+        return [model.target(spec) for spec in targets]
+    if model.kind == "binary":
+        return [model.target(1)]
+    return [model.target(index) for index in range(len(model.class_names))]
+
+
+def truth_of(labels: ArrayLike, model: Classifier, target: Target, count: int) -> NDArray[np.float64]:
+    """Whether each image is of the target's class (N,): 1, 0, or NaN where the label is empty."""
+    given = np.asarray(labels)
+    if given.dtype.kind in "OSU" and given.ndim == 1:
+        given = _indices(given, model)
+    values = given.astype(np.float64)
+    if values.ndim == 2 and model.kind == "multilabel" and target.index < values.shape[1]:
+        values = values[:, target.index]
+    elif values.ndim == 1:
+        values = np.where(np.isnan(values), np.nan, values == target.index)
+    if values.shape != (count,):
+        raise OptionError(
+            "labels", f"must hold one class for each of the {count} images",
+            received=f"shape {np.shape(labels)}", remedy="Pass class indices, in the order of the images.",
+        )  # fmt: skip
+    found = np.unique(values[~np.isnan(values)])
+    if not np.array_equal(found, [0, 1]):
+        raise OptionError(
+            "labels", f'must hold "{target.name}" and others', received=found.tolist(),
+            remedy="Pass images of the class and of others.",
+        )  # fmt: skip
+    return values
+
+
+def _indices(labels: NDArray, model: Classifier) -> NDArray[np.float64]:
+    """Labels given as names, numbers or empty cells, as indices."""
+    empty = pd.isna(labels)
+    names = {name: float(index) for index, name in enumerate(model.class_names)}
+    names |= {str(index): float(index) for index in range(len(model.class_names))}
+    values = np.full(len(labels), np.nan)
+    for position in np.flatnonzero(~empty):
+        said = str(labels[position]).removesuffix(".0")
+        if said not in names:
+            raise OptionError(
+                "labels", "holds a class that the classifier does not have", received=said,
+                remedy=f"Use indices or the names {', '.join(model.class_names[:10])}.",
+            )  # fmt: skip
+        values[position] = names[said]
+    return values
+
+
+def chosen_rows(truth: NDArray, n_images: int, seed: int) -> NDArray[np.int64]:
+    """Rows to walk: as many of each class as there are, up to half of ``n_images`` each, in random order."""
+    if n_images < 2:
+        raise OptionError("n_images", "must be at least 2", received=n_images, remedy="500 is usual.")
+    stream = np.random.default_rng(seed)
+    classes = [stream.permutation(np.flatnonzero(truth == y)) for y in (0, 1)]
+    each = max(n_images // 2, n_images - min(len(rows) for rows in classes))
+    return stream.permutation(np.concatenate([rows[: min(each, len(rows))] for rows in classes]))

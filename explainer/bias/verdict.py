@@ -1,0 +1,194 @@
+"""From evidence to a verdict on one attribute.
+
+=================  ======================================================================================
+confounded         every gate holds; the lower bounds of forward (over both) and reverse exceed
+                   ``present``, with q <= alpha over the whole table
+not detected       every gate holds, the classifier reads nothing the code does not hold (detail swap), and
+                   both upper bounds lie below ``absent``
+insufficient       anything else
+=================  ======================================================================================
+
+A verdict of confounding needs all three effects, so its p-value is the largest of theirs (intersection-union
+test, Berger 1982), and these are corrected over the whole table.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from explainer.bias.confounding import Forward, Reverse
+from explainer.errors import OptionError
+
+__all__ = ["AuditThresholds", "Gate", "Verdict", "decide", "gates", "weakest"]
+
+
+@dataclass(frozen=True)
+class AuditThresholds:
+    """Where evidence turns into a verdict. All of them can be overridden.
+
+    Attributes:
+        present: Lower bounds of a confounded attribute exceed this.
+        absent: Upper bounds of an attribute that is not detected lie below this.
+        crossings: Fewest walks that reached the other side.
+        oracle_auc: Least area under the ROC curve of an oracle within each class of the target, also on bare
+            reconstructions; and of the target's oracle within each answer of the attribute.
+        kept: Least share of the images whose class survives bare reconstruction.
+        expressible: Least share of the walks of an oracle that reach its other side with the target held.
+        held: Largest change of the probability of the target's oracle that counts as held.
+    """
+
+    present: float = 0.05
+    absent: float = 0.10
+    crossings: int = 100
+    oracle_auc: float = 0.85
+    kept: float = 0.80
+    expressible: float = 0.80
+    held: float = 0.20
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            highest = math.inf if field.name == "crossings" else 1.0
+            if not 0 <= value <= highest:
+                raise OptionError(
+                    "thresholds", f"{field.name} must lie in [0, {highest}]", received=value,
+                    remedy=f"The default is {field.default}.",
+                )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A condition without which there is no verdict.
+
+    Attributes:
+        name: Short.
+        met: Whether it holds.
+        value: What was measured; NaN if it could not be.
+        bound: What it had to reach.
+        sentence: In words.
+    """
+
+    name: str
+    met: bool
+    value: float
+    bound: float
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer for one attribute.
+
+    Attributes:
+        status: ``"confounded"``, ``"not detected"`` or ``"insufficient"``.
+        sentence: Why, with the numbers.
+    """
+
+    status: str
+    sentence: str
+
+
+def gates(
+    *,
+    crossings: int,
+    kept: float,
+    oracle_auc: float,
+    oracle_auc_bare: float,
+    target_auc_bare: float,
+    expressible: float,
+    thresholds: AuditThresholds,
+) -> tuple[Gate, ...]:
+    """The conditions of a verdict; what could not be measured is not met.
+
+    Args:
+        crossings: Walks of the classifier that reached the other side.
+        kept: Share of the images whose class survives bare reconstruction.
+        oracle_auc: The oracle's least AUC within the classes of the target, on images.
+        oracle_auc_bare: On bare reconstructions.
+        target_auc_bare: The AUC of the target's oracle within the answers of the attribute, on bare ones.
+        expressible: Share of the walks of the oracle that reached its other side with the target held.
+        thresholds: What they have to reach.
+    """
+
+    def gate(name: str, value: float, bound: float, sentence: str) -> Gate:
+        return Gate(name, bool(value >= bound), float(value), float(bound), sentence)
+
+    least = math.nan if math.isnan(oracle_auc + oracle_auc_bare) else min(oracle_auc, oracle_auc_bare)
+    return (
+        gate("crossings", crossings, thresholds.crossings,
+             f"{crossings} walks crossed to the other side ({thresholds.crossings} are needed)"),
+        gate("kept", kept, thresholds.kept,
+             f"{_percent(kept)} of the images keep their class in bare reconstruction "
+             f"({thresholds.kept:.0%} are needed)"),
+        gate("oracle", least, thresholds.oracle_auc,
+             f"the oracle's AUC within the classes is {oracle_auc:.2f} on images and {oracle_auc_bare:.2f} "
+             f"on bare reconstructions ({thresholds.oracle_auc:.2f} is needed)"),
+        gate("target oracle", target_auc_bare, thresholds.oracle_auc,
+             f"the AUC of the target's oracle, which is held, is {target_auc_bare:.2f} within the answers "
+             f"({thresholds.oracle_auc:.2f} is needed)"),
+        gate("expressible", expressible, thresholds.expressible,
+             f"{_percent(expressible)} of the walks of the oracle reached its other side, the target held "
+             f"({thresholds.expressible:.0%} are needed)"),
+    )  # fmt: skip
+
+
+def _percent(value: float) -> str:
+    return "an unknown share" if math.isnan(value) else f"{value:.0%}"
+
+
+def weakest(ahead: Forward | None, back: Reverse | None) -> float:
+    """The p-value of a verdict of confounding: the largest of what it needs; 1 if one is unknown."""
+    if ahead is None or back is None:
+        return 1.0
+    effects = (*ahead.tested, back.moved)
+    return max(effect.p for effect in effects) if all(effect.known for effect in effects) else 1.0
+
+
+def decide(
+    checked: Sequence[Gate],
+    ahead: Forward | None,
+    back: Reverse | None,
+    *,
+    q: float,
+    hidden: str = "",
+    thresholds: AuditThresholds,
+    alpha: float = 0.05,
+) -> Verdict:
+    """The verdict on one attribute.
+
+    Args:
+        checked: The gates.
+        ahead: Forward evidence; None if no walk crossed.
+        back: Reverse evidence; None if no walk crossed.
+        q: :func:`weakest` after the correction over the whole table.
+        hidden: The warning that the classifier reads what the generator cannot show; empty if it does not.
+        thresholds: Where evidence turns into a verdict.
+        alpha: False-discovery rate.
+    """
+    failed = [gate for gate in checked if not gate.met]
+    if failed or ahead is None or back is None:
+        reasons = "; ".join(gate.sentence for gate in failed) or "there were no walks to measure"
+        return Verdict("insufficient", f"Insufficient evidence: {reasons}.")
+    if not all(effect.known for effect in (*ahead.tested, back.moved)):
+        return Verdict("insufficient", "Insufficient evidence: an effect could not be estimated.")
+    numbers = (
+        f"the attribute changes in {ahead.changed.value:.0%} of the walks of the classifier "
+        f"(effect {ahead.low:+.2f} to {ahead.high:+.2f} over reconstruction and reference), and walking the "
+        f"attribute moves the classifier by {back.moved.value:+.2f} [{back.moved.low:+.2f}, "
+        f"{back.moved.high:+.2f}]"
+    )
+    if ahead.low > thresholds.present and back.moved.beyond(thresholds.present):
+        if q <= alpha:
+            return Verdict("confounded", f"Supports evidence for confounding: {numbers}; q = {q:.2g}.")
+        said = f"{numbers}, but q = {q:.2g} over the whole table"
+        return Verdict("insufficient", f"Insufficient evidence: {said}.")
+    if ahead.high < thresholds.absent and back.moved.within(thresholds.absent):
+        if hidden:
+            return Verdict("insufficient", f"Insufficient evidence: {numbers}. But {hidden}.")
+        return Verdict("not detected", f"Not detected: {numbers}.")
+    alone = ""
+    if ahead.low > thresholds.present and back.moved.within(thresholds.absent):
+        alone = " The forward effect alone points to an entangled generator rather than to the classifier."
+    elif ahead.high < thresholds.absent and back.moved.beyond(thresholds.present):
+        alone = " The classifier responds to the attribute, but other changes take it across more cheaply."
+    return Verdict("insufficient", f"Insufficient evidence: {numbers}.{alone}")

@@ -1,0 +1,157 @@
+"""An audit from the command line: a table in, files and an exit code out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from toys import LinearGenerator, LogisticClassifier
+
+from explainer import audit_run, classifier_files, cli
+from explainer.bias import AuditThresholds, BiasReport, Finding, audit
+from explainer.bias.verdict import Verdict
+from explainer.classifier import Classifier
+from explainer.errors import OptionError
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighty images of the toy generator, a label, two attributes and a person."""
+    folder = tmp_path_factory.mktemp("audited")
+    codes = torch.randn(80, 6, generator=torch.Generator().manual_seed(0))
+    images = LinearGenerator().decode(codes)
+    for number, image in enumerate(images):
+        Image.fromarray((255 * image[0]).round().byte().numpy()).save(folder / f"{number}.png")
+    pd.DataFrame(
+        {
+            "path": [f"{number}.png" for number in range(80)],
+            "y": np.where(codes @ torch.linspace(1, 2, 6) > 0, "yes", "no"),
+            "a": (codes[:, 1] > 0).numpy(),
+            "b": codes[:, 2].numpy(),
+            "person": np.arange(80) // 2,
+        }
+    ).to_csv(folder / "table.csv", index=False)
+    return folder / "table.csv"
+
+
+def classifier() -> Classifier:
+    return Classifier(LogisticClassifier(LinearGenerator()), kind="binary", class_names=("no", "yes"))
+
+
+@pytest.fixture(scope="module")
+def report(table: Path) -> BiasReport:
+    return audit_run.audit_table(
+        table, classifier(), label="y", attributes=["a", "b"], group="person", generator=LinearGenerator(),
+        n_images=60, oracle_steps=5, progress=False,
+    )  # fmt: skip
+
+
+def with_verdicts(report: BiasReport, *statuses: str) -> BiasReport:
+    findings: list[Finding] = []
+    for finding, status in zip(report.findings, statuses, strict=True):
+        values = {name: getattr(finding, name) for name in Finding.__dataclass_fields__}
+        findings.append(Finding(**values | {"verdict": Verdict(status, f"It is {status}.")}))
+    values = {name: getattr(report, name) for name in BiasReport.__dataclass_fields__}
+    return BiasReport(**values | {"findings": tuple(findings)})
+
+
+def test_a_table_is_audited(table: Path, report: BiasReport):
+    assert [finding.attribute for finding in report.findings] == ["a", "b above " + report_median(table)]
+    assert report.findings[0].forward is not None
+    assert report.findings[0].forward.changed.groups < report.findings[0].forward.changed.n
+    assert report.thresholds == AuditThresholds()
+    # few images and hardly trained oracles: no verdict may come of that
+    assert {finding.verdict.status for finding in report.findings} == {"insufficient"}
+    assert audit is not None
+
+
+def report_median(table: Path) -> str:
+    return f"{pd.read_csv(table)['b'].median():g}"
+
+
+def test_files_are_written(report: BiasReport, tmp_path: Path):
+    files = audit_run.write_report(report, tmp_path)
+    assert set(files) == {"json", "junit", "markdown", "csv"}
+    assert json.loads(Path(files["json"]).read_text())["schema"] == 1
+    assert len(pd.read_csv(files["csv"])) == 2
+    assert Path(files["markdown"]).read_text() == report.to_markdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "attributes", "message"),
+    [
+        ("no.csv", "y", ["a"], "data: must be a .csv file"),
+        ("table.csv", "z", ["a"], "data: has no column z"),
+        ("table.csv", "y", ["a", "c"], "data: has no column c"),
+    ],
+)
+def test_tables_that_cannot_be_audited(table: Path, name: str, label: str, attributes: list, message: str):
+    with pytest.raises(OptionError, match=message):
+        audit_run.read_audit_table(table.parent / name, label, attributes, None)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "options", "code"),
+    [
+        (("not detected", "not detected"), [], 0),
+        (("not detected", "insufficient"), [], 0),
+        (("not detected", "insufficient"), ["--fail-on", "insufficient"], 4),
+        (("confounded", "insufficient"), ["--fail-on", "insufficient"], 1),
+        (("confounded", "insufficient"), ["--fail-on", "confounded"], 1),
+        (("confounded", "insufficient"), ["--fail-on", "never"], 0),
+        (("not detected", "not detected"), ["--fail-on", "sometimes"], 2),
+    ],
+)
+def test_the_exit_code_says_what_was_found(
+    report, table, tmp_path, monkeypatch, capsys, statuses, options, code
+):
+    asked = {}
+
+    def audited(data, model, **given):
+        asked.update(given, data=data)
+        return with_verdicts(report, *statuses)
+
+    monkeypatch.setattr(audit_run, "audit_table", audited)
+    monkeypatch.setattr(classifier_files, "open_classifier", lambda word, about: classifier())
+    arguments = ["audit", "--classifier", "mine:model", "--data", str(table), "--label", "y"]
+    arguments += ["--attributes", "a, b", "--out", str(tmp_path / "out"), "--target", "1", *options]
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert left.value.code == code
+    said = capsys.readouterr()
+    if code == 2:
+        assert "fail-on: is unknown" in said.err
+        return
+    assert asked["attributes"] == ["a", "b"]
+    assert asked["targets"] == [1]
+    assert asked["group"] is None
+    for status in statuses:
+        assert f"It is {status}." in said.out
+    assert (tmp_path / "out" / "audit.json").exists()
+
+
+def test_json_is_all_there_is_on_stdout(report, table, monkeypatch, capsys):
+    monkeypatch.setattr(audit_run, "audit_table", lambda *_, **__: report)
+    monkeypatch.setattr(classifier_files, "open_classifier", lambda word, about: classifier())
+    with pytest.raises(SystemExit) as left:
+        cli.main(
+            [
+                "audit",
+                "--classifier",
+                "m:f",
+                "--data",
+                str(table),
+                "--label",
+                "y",
+                "--attributes",
+                "a",
+                "--json",
+            ]
+        )
+    assert left.value.code == 0
+    read = json.loads(capsys.readouterr().out)
+    assert read["files"] == {}
+    assert len(read["findings"]) == 2
