@@ -28,7 +28,7 @@ ORDER = """
     saliency.base saliency.difference saliency.score_module saliency.attribution saliency.methods
     saliency.sanity saliency.truth
     report.output report.panels report.strip report.charts report.figures report.training_figures
-    report.page report.sheet report.fidelity_chart report.fidelity_figures
+    report.fidelity_chart report.page report.sheet report.fidelity_figures
     fillers mutual_information pixel_order replacement_curves paired_comparison fidelity_result replacement
     explanation result_folder explanations settings assembly session pipeline captum_attribution
     bias.statistics bias.attributes bias.oracles bias.walking bias.confounding bias.verdict
