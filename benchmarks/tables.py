@@ -92,8 +92,7 @@ MISSED = {
         "asked was 35-65 %; towards .05 it rises in most, so these four classifiers lean one way; random "
         "directions raise it in half, so the generator does not; cause not found",
     ("checks", "walk back: L1 over the walk's own"):
-        "where the walk changes the image its carried detail fades out, and the far end no longer holds it: "
-        "even the exact way back in the code leaves about .6",
+        "where the walk changes the image its carried detail fades out, and the far end no longer holds it",
 }  # fmt: skip
 CONTEXT = ("benchmark", "command", "machine", "versions")
 
