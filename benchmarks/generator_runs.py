@@ -1,5 +1,6 @@
 """What a benchmark of generators trains and measures: images, runs that are kept, and measures of one run."""
 
+import contextlib
 import json
 import sys
 import time
@@ -92,21 +93,37 @@ class Work:
         self.path = path
         self.rows: dict[str, dict[str, Any]] = {}
         if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                if line.endswith("}"):  # the last line of a killed run may be cut off
+            text = path.read_text(encoding="utf-8")
+            for line in text.splitlines():
+                with contextlib.suppress(
+                    json.JSONDecodeError
+                ):  # the last line of a killed run may be cut off
                     row = json.loads(line)
                     self.rows[row["run"]] = row
+            if text and not text.endswith("\n"):
+                with path.open("a", encoding="utf-8") as file:
+                    file.write("\n")
 
     def do(self, run: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The result of a run, from the file or computed now."""
         if run not in self.rows:
             before = time.process_time()
-            row = {"run": run, **compute(), "processor seconds": time.process_time() - before}
+            row = _finite({"run": run, **compute(), "processor seconds": time.process_time() - before})
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
             self.rows[run] = row
             print(json.dumps(row), flush=True)
         return self.rows[run]
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with None for numbers that are not finite, and how many there were: JSON has no NaN."""
+    lost = sum(isinstance(value, float) and not np.isfinite(value) for value in row.values())
+    kept = {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value
+        for key, value in row.items()
+    }
+    return {**kept, "numbers not finite": lost} if lost else kept
 
 
 def floats(images: Tensor) -> Tensor:
@@ -130,7 +147,6 @@ def principal_components(images: Images, dimensions: int) -> dict[str, Any]:
 def reconstruction(generator: TrainableGenerator, images: Images) -> dict[str, Any]:
     """Health on the test images, and what went wrong in training."""
     health = generator.health(images.test)
-    losses = generator.history["loss"].to_numpy(float)
     return {
         "R2": float(np.mean(health.r2)),
         "R2 per channel": list(health.r2),
@@ -138,7 +154,6 @@ def reconstruction(generator: TrainableGenerator, images: Images) -> dict[str, A
         "KL in nats": float(sum(health.kl)),
         "status": health.status,
         "skipped steps": generator.skipped_steps,
-        "losses not finite": int((~np.isfinite(losses)).sum()),
     }
 
 

@@ -135,7 +135,7 @@ def stability(rows: list[dict[str, Any]], bound: float) -> dict[str, Any]:
         "R2, highest - lowest": max(quality) - min(quality),
         "lowest R2 / that of PCA": min(quality) / bound,
         "lowest KL in nats": min(row["KL in nats"] for row in rows),
-        "skipped or not finite": sum(row["skipped steps"] + row["losses not finite"] for row in rows),
+        "skipped or not finite": sum(row["skipped steps"] + row.get("numbers not finite", 0) for row in rows),
         "processor seconds a run (median)": statistics.median(row["processor seconds"] for row in rows),
     }
 

@@ -8,9 +8,10 @@ the variance that is left per value,
 .. math:: x = m + W z, \qquad W = V (\Lambda - \sigma^2)^{1/2}, \qquad
           q(z|x) = N\big(\Lambda^{-1} W^\top (x - m),\ \sigma^2 \Lambda^{-1}\big)
 
-Training that starts there has nothing to lose: no code is dead, no reconstruction worse than that of as many
-principal components, whatever the seed; the networks add what is not linear. Channels are weighed by their
-own sigma, as in the likelihood, so W depends on what it leaves and is found by a few repetitions.
+Training that starts there does not depend on luck: whatever the seed, dimensions with more variance than what
+is left carry information from the first step, and the networks add what is not linear. Channels are weighed
+by their own sigma, as in the likelihood, so W depends on what it leaves and is found by a few repetitions; a
+channel with a large sigma may then be reconstructed worse than by as many principal components of all.
 """
 
 import torch
