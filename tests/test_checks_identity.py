@@ -141,6 +141,20 @@ class TestTheCheck:
         assert first.status == "info"
         assert "uncalibrated: without reference images this number means nothing" in first.sentence
 
+    @pytest.mark.parametrize("row", [3, 4])
+    def test_a_cosine_that_is_not_finite_never_passes(self, walked, ends, row):
+        """The features are those of three images, then of the lower and upper end of each."""
+
+        def breaking(images):
+            found = torch.ones(len(images), 2)
+            found[row] = torch.nan
+            return found
+
+        broken = Identity(breaking, "broken", torch.zeros(2), (0.0, 1.0), (-1.0, 0.4))
+        first, second, _ = identity_kept(walked, ends, broken, LIMITS)
+        assert (first.status, second.status) == ("limit", "pass")
+        assert "no finite features" in first.sentence
+
     def test_it_is_one_of_the_checks_if_asked_for(self, walked):
         with_identity = run_checks(walked, identity=Identity(codes_of))
         assert "identity" in {check.name for check in with_identity[0]}

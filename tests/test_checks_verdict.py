@@ -8,7 +8,7 @@ from checked import broken_setups, failed, smooth_sprites, sound_setups, verdict
 from toys import LinearGenerator, LogisticClassifier, toy_images
 
 from explainer.checks import Check, Thresholds, decide
-from explainer.checks.suite import run_checks
+from explainer.checks.suite import _written, run_checks
 from explainer.checks.verdict import DECISIONS
 from explainer.errors import ClassifierError, OptionError
 
@@ -123,6 +123,13 @@ def test_a_classifier_that_is_not_finite_somewhere_is_distrusted_not_an_error():
     assert verdict.status == "distrust"
     assert checks["stability"].status == "fail"
     json.dumps([dict(check.values) for check in checks.values()], allow_nan=False)
+
+
+def test_no_check_passes_on_a_number_that_is_not_finite():
+    for status, written in (("pass", "limit"), ("limit", "limit"), ("fail", "fail"), ("info", "info")):
+        found = _written(Check("mine", status, "So.", {"a": float("nan")}))
+        assert (found.status, found.values["a"]) == (written, "not finite")
+    assert _written(Check("mine", "pass", "So.", {"a": 1.0})).status == "pass"
 
 
 def test_the_same_seed_finds_the_same_and_batched_equals_alone():

@@ -4,6 +4,7 @@ Data consistency of Singla et al. 2020 (arXiv 1911.00483), measured on ``bare``:
 reconstruction is the image itself, so an error measured with detail could not fail.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -121,6 +122,11 @@ def reconstruction_gap(
         "score": original_score, "score on bare": bare_score,
         "class": original_class, "class on bare": bare_class,
     }  # fmt: skip
+    if not math.isfinite(change):
+        said = (
+            "Reconstruction alone leaves no finite score: the classifier cannot be read on what was rebuilt."
+        )
+        return Check("reconstruction gap", "fail", said, values)
     if not original_class:
         sentence = f"Reconstruction alone moves the value by {change:+.2f} interquartile ranges."
         return Check(
@@ -212,6 +218,8 @@ def reencoded(walked: Sequence[Walked], far: Ends, codes: Tensor, thresholds: Th
             continue
         kept, kept_bare = found[image]
         status = status_below(max(kept, kept_bare), thresholds.reencoded_limit, thresholds.reencoded_fail)
+        if not math.isfinite(kept + kept_bare):
+            status = "fail"  # max() drops a NaN
         if status == "pass" and min(kept, kept_bare) < thresholds.reencoded_limit:
             status = "limit"
         said = (

@@ -11,6 +11,7 @@ Without reference images an embedding is uncalibrated, which is what the check t
 generator's latent space is not identity.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -295,7 +296,9 @@ def identity_kept(
         originals, frames = features[: len(members)], features[len(members) :]
         cosines = torch.cosine_similarity(originals[ends.image], frames, dim=1)
         for image, cosine in zip(ends.image.tolist(), cosines.tolist(), strict=True):
-            lowest[image] = min(cosine, lowest.get(image, 1.0))
+            # min() keeps or drops a NaN by its place; once there is one, no cosine is the lowest.
+            so_far = lowest.get(image, 1.0)
+            lowest[image] = min(cosine, so_far) if math.isfinite(cosine + so_far) else math.nan
     return [_judged(lowest.get(image), identity, thresholds) for image in range(len(walked))]
 
 
@@ -312,6 +315,9 @@ def _judged(cosine: float | None, identity: Identity, thresholds: Thresholds) ->
             "without reference images this number means nothing.",
             values,
         )
+    if not math.isfinite(cosine):
+        said = f"Image or ends have no finite features in the {identity.name}: who they show is not known."
+        return Check("identity", "limit", said, values)
     critical = thresholds.identity
     strangers = identity.share_above(critical)
     genuine = identity.share_above(critical, of="genuine")

@@ -162,7 +162,9 @@ def run_set_checks(
     statuses = pd.crosstab(table["check"], table["status"]).reindex(
         index=list(dict.fromkeys(table["check"])), columns=["pass", "limit", "fail", "info"], fill_value=0
     )
-    return SetChecks(tuple(found), calibrated, dict(quantiles), curve, realism, statuses)
+    return SetChecks(
+        tuple(_written(check) for check in found), calibrated, dict(quantiles), curve, realism, statuses
+    )
 
 
 def _returned(walked: Sequence[Walked], far: Ends, limits: Thresholds) -> tuple[list[Check], list[Check]]:
@@ -174,11 +176,13 @@ def _returned(walked: Sequence[Walked], far: Ends, limits: Thresholds) -> tuple[
 
 
 def _written(check: Check) -> Check:
-    """A check whose numbers can be written as JSON, which knows no NaN."""
+    """A check whose numbers can be written as JSON, which knows no NaN; none passes on such a number."""
     values = {
         name: value if isinstance(value, str) or math.isfinite(value) else "not finite"
         for name, value in check.values.items()
     }
+    if check.status == "pass" and "not finite" in values.values():
+        return replace(check, status="limit", values=values)
     return replace(check, values=values)
 
 
