@@ -173,7 +173,7 @@ class TestWalkBack:
         far = ends.far()
         unreachable = replace(far, start=far.start + torch.nan)
         for check in walk_back(walked, unreachable, scene_of_ends(far), LIMITS):
-            assert check.status == "limit"
+            assert check.status == "fail"
             assert "could not be walked back" in check.sentence
 
     def test_what_may_not_change_stays_on_the_way_back(self, generator, classifier):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from explainer import metrics
-from explainer.checks.base import Check, Thresholds, status_below, stored_quantile
+from explainer.checks.base import UNMOVED, Check, Thresholds, status_below, stored_quantile
 from explainer.checks.ends import Ends, kept_share
 from explainer.checks.soundness import channel_names_of
 from explainer.checks.walked import Walked
@@ -254,7 +254,7 @@ def composition(generator: Generator, small: Tensor, thresholds: Thresholds, *, 
     first, last = errors[0], errors[-1]
     growth = last / max(first, 1e-9)
     # An error that nobody can see may grow by any factor.
-    status = "pass" if growth <= thresholds.drift_limit or last < 0.01 else "limit"
+    status = "pass" if growth <= thresholds.drift_limit or last < thresholds.drift_visible else "limit"
     return Check(
         "composition",
         "pass" if status == "pass" else "limit",
@@ -266,7 +266,7 @@ def composition(generator: Generator, small: Tensor, thresholds: Thresholds, *, 
 
 
 def _no_move(name: str) -> Check:
-    return Check(name, "info", "Not measured: the walk did not move the score.", {})
+    return Check(name, "info", UNMOVED, {})
 
 
 def latent_closeness(z: Tensor, latents: Tensor) -> Check:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from explainer.checks.base import Check, Thresholds
+from explainer.checks.base import UNMOVED, Check, Thresholds
 from explainer.checks.embedding import EmbeddingNet, fit_embedding, recoloured
 from explainer.checks.ends import Ends
 from explainer.checks.walked import Walked
@@ -337,7 +337,7 @@ def identity_kept(
 
 def _judged(cosine: float | None, identity: Identity, thresholds: Thresholds) -> Check:
     if cosine is None:
-        return Check("identity", "info", "Not measured: the walk did not move the score.", {})
+        return Check("identity", "info", UNMOVED, {})
     values: dict[str, float | str] = {"embedding": identity.name, "lowest cosine": cosine}
     if not identity.calibrated:
         return Check(

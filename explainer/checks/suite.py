@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from explainer.checks.base import Check, Thresholds
+from explainer.checks.base import UNMOVED, Check, Thresholds
 from explainer.checks.compatibility import Calibration, calibration, compatibility, rounding, saturation
 from explainer.checks.consistency import (
     code_typicality,
@@ -187,7 +187,7 @@ def _written(check: Check) -> Check:
 
 
 def _unmoved(walked: Sequence[Walked], name: str = "random direction") -> list[Check]:
-    return [Check(name, "info", "Not measured: the walk did not move the score.", {}) for _ in walked]
+    return [Check(name, "info", UNMOVED, {}) for _ in walked]
 
 
 def _in_levels(walked: Walked, limits: Thresholds) -> Thresholds:
