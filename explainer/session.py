@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from explainer.assembly import assemble
+from explainer.checks.base import require_quantiles
 from explainer.classifier import Classifier, Target
 from explainer.errors import ClassifierError, GeneratorError, OptionError
 from explainer.explanation import Explanation
@@ -91,11 +92,12 @@ class Session:
         Raises:
             GeneratorError: No generator fits it.
             ClassifierError: No such target, or an output that is not finite.
-            OptionError: Levels that the target does not have.
+            OptionError: Levels that the target does not have, or a quantile the generator does not store.
         """
         generator = self._generator(image)
         target, assumptions = self._target(image, generator)
         self.settings.levels_for(target)
+        require_quantiles(generator.quantiles, self.settings.thresholds)
         if self.settings.fidelity and target.measure != "probability":
             raise OptionError(
                 "fidelity", "asks whether the class is kept, and the target is no class",

@@ -10,8 +10,9 @@ from torch import Tensor
 from explainer.checks import Thresholds
 from explainer.checks.identity import Identity
 from explainer.errors import OptionError
+from explainer.frozen import modules_within
 from explainer.saliency.methods import require_methods
-from explainer.storage import sha256
+from explainer.storage import sha256, state_sha256
 from explainer.target import Target, TargetSpec
 from explainer.walks import EvolutionWalk, GradientWalk, LinearWalk, Walk
 from explainer.walks.base import require_levels
@@ -161,12 +162,17 @@ def walk_record(walk: Walk) -> dict[str, Any]:
 
 
 def _identity_record(identity: Identity | None) -> dict[str, Any] | None:
-    """What tells one identity from another, as far as its reference goes."""
+    """What tells one identity from another, as far as its reference and the modules it evaluates go."""
     if identity is None:
         return None
     mean = b"" if identity.mean is None else identity.mean.detach().cpu().double().numpy().tobytes()
     known = repr((identity.genuine, identity.impostor, identity.pairs, identity.size)).encode()
-    return {"name": identity.name, "calibrated": identity.calibrated, "sha256": sha256(mean + known)}
+    states = [state_sha256(module.state_dict()) for module in modules_within(identity.embedding)]
+    return {
+        "name": identity.name,
+        "calibrated": identity.calibrated,
+        "sha256": sha256(mean + known + "".join(states).encode()),
+    }
 
 
 def _mask_record(mask: Mask | None) -> str | None:

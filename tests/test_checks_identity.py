@@ -23,6 +23,7 @@ from explainer.checks.identity import (
 from explainer.checks.suite import run_checks
 from explainer.errors import DependencyError, ModelFileError, OptionError, TrainingError
 from explainer.generators.zoo import load_generator
+from explainer.settings import Settings
 
 LIMITS = Thresholds()
 
@@ -90,6 +91,23 @@ class TestCalibration:
         with pytest.raises(OptionError, match=message):
             calibrate_identity(codes_of, reference, individuals)
 
+    @pytest.mark.parametrize(
+        ("embedding", "reference", "message"),
+        [
+            ("x", toy_images(4), r"embedding: must turn .*received str 'x'.*load_identity"),
+            (
+                codes_of,
+                toy_images(4).numpy(),
+                r"reference: must be a tensor .*ndarray \(4, 1, 16, 16\).*numpy",
+            ),
+            (codes_of, "folder", "reference: must be a tensor .*received str.*Read a folder with as_images"),
+            (codes_of, toy_images(1)[0], r"reference: must be a tensor .*Tensor \(1, 16, 16\)"),
+        ],
+    )
+    def test_arguments_of_another_kind(self, embedding, reference, message):
+        with pytest.raises(OptionError, match=message):
+            calibrate_identity(embedding, reference)
+
     def test_an_embedding_that_returns_no_features_is_named(self):
         with pytest.raises(
             OptionError, match=r"identity: must turn images .*received Tensor \(3, 1, 16, 16\)"
@@ -102,6 +120,54 @@ class TestCalibration:
             toy_images(2)
         )
         assert seen == [(2, 1, 8, 8)]
+
+
+class Normalised(torch.nn.Module):
+    """An embedding that behaves differently while it trains, on images of 16 pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(256)
+        self.drop = torch.nn.Dropout(0.5)
+
+    def forward(self, images):
+        return self.drop(self.norm(images.flatten(1)))
+
+
+class TestTheEmbedding:
+    @pytest.mark.parametrize("wrap", [lambda network: network, lambda network: lambda x: network(x)])
+    def test_it_is_evaluated_and_left_as_it_was(self, wrap):
+        network, images = Normalised().train(), toy_images(8)
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        identity = Identity(wrap(network))
+        assert torch.equal(identity.features(images), identity.features(images))
+        assert_allclose(identity.features(images), images.flatten(1), atol=1e-4)
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+        assert all(module.training for module in network.modules())
+        assert network.norm.weight.requires_grad
+
+    def test_it_gets_images_where_it_is_and_the_features_come_back(self):
+        class Elsewhere(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.weight = torch.nn.Parameter(torch.zeros(1, device="meta"))
+
+            def forward(self, images):
+                seen.append(images.device.type)
+                return torch.ones(len(images), 2)
+
+        seen = []
+        found = Identity(Elsewhere()).features(toy_images(3))
+        assert (seen, found.device.type) == (["meta"], "cpu")
+        there = Identity(lambda images: torch.ones(len(images), 2)).features(toy_images(3).to("meta"))
+        assert there.device.type == "meta"
+
+    def test_two_that_differ_in_their_parameters_differ_in_their_record(self):
+        first, second = Settings(identity=Identity(Normalised())), Settings(identity=Identity(Normalised()))
+        assert first.record() == second.record()
+        with torch.no_grad():
+            second.identity.embedding.norm.bias.add_(1)
+        assert first.record() != second.record()
 
 
 class TestTheCheck:
@@ -140,6 +206,20 @@ class TestTheCheck:
         (first, *_) = identity_kept(walked, ends, Identity(codes_of), LIMITS)
         assert first.status == "info"
         assert "uncalibrated: without reference images this number means nothing" in first.sentence
+
+    @pytest.mark.parametrize("row", [3, 4])
+    def test_a_cosine_that_is_not_finite_never_passes(self, walked, ends, row):
+        """The features are those of three images, then of the lower and upper end of each."""
+
+        def breaking(images):
+            found = torch.ones(len(images), 2)
+            found[row] = torch.nan
+            return found
+
+        broken = Identity(breaking, "broken", torch.zeros(2), (0.0, 1.0), (-1.0, 0.4))
+        first, second, _ = identity_kept(walked, ends, broken, LIMITS)
+        assert (first.status, second.status) == ("limit", "pass")
+        assert "no finite features" in first.sentence
 
     def test_it_is_one_of_the_checks_if_asked_for(self, walked):
         with_identity = run_checks(walked, identity=Identity(codes_of))
@@ -188,6 +268,12 @@ class TestWithoutLabels:
         network = fit_embedding(images, steps=2)
         with torch.no_grad():
             assert_allclose(network.centre, network(images).mean(dim=0), atol=1e-5)
+
+    def test_what_none_can_be_trained_on(self):
+        with pytest.raises(TrainingError, match=r"images: must be at least 50: .*received 49"):
+            fit_identity(toy_images(49))
+        with pytest.raises(OptionError, match=r"images: must be a tensor .*Read a folder with as_images"):
+            fit_identity("folder")
 
     def test_too_few_images_or_steps(self):
         with pytest.raises(TrainingError, match="must be at least 40"):

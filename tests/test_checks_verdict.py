@@ -8,7 +8,8 @@ from checked import broken_setups, failed, smooth_sprites, sound_setups, verdict
 from toys import LinearGenerator, LogisticClassifier, toy_images
 
 from explainer.checks import Check, Thresholds, decide
-from explainer.checks.suite import run_checks
+from explainer.checks.base import UNMOVED
+from explainer.checks.suite import _written, run_checks
 from explainer.checks.verdict import DECISIONS
 from explainer.errors import ClassifierError, OptionError
 
@@ -72,6 +73,47 @@ def test_nothing_checked_is_no_reason_to_trust():
     assert decide([Check("a", "info", "A number.")]).sentence.endswith("nothing was checked.")
 
 
+def test_a_walk_that_did_not_move_the_score_is_no_reason_to_trust():
+    fine, lost = Check("fine", "pass", "Fine."), Check("identity", "limit", "Lost.")
+    unmoved = [Check(name, "info", UNMOVED) for name in ("stability", "walk back")]
+    verdict = decide([fine, *unmoved])
+    assert verdict.status == "limits"
+    assert verdict.sentence == "Trust this explanation with limits: the walk did not move the score."
+    (reason,) = verdict.reasons
+    assert reason.endswith("not measured: walk back, stability.") or reason.endswith("stability, walk back.")
+    assert decide([lost, *unmoved]).reasons[0] == "Lost."
+    assert decide([Check("decoder", "fail", "Dead."), *unmoved]).status == "distrust"
+
+
+def test_a_walk_to_the_images_own_level_is_a_limit():
+    generator = LinearGenerator().eval()
+    classifier, images = LogisticClassifier(generator), toy_images(1, seed=4)
+    own = float(torch.sigmoid(classifier(images).detach())[0])
+    ((verdict, _),) = verdicts_of(walked_of(generator, classifier, images, levels=[own]))
+    assert verdict.status == "limits"
+    assert "did not move the score" in verdict.sentence
+
+
+def test_what_could_not_be_measured_is_counted():
+    checks = [Check("a", "pass", "Fine."), Check("walk back", "info", "Not measured: no gradient.")]
+    assert decide([*checks, Check("b", "info", "A number.")]).sentence == (
+        "No check found a fault: 1 passed, 1 could not be measured (walk back)."
+    )
+
+
+def test_a_walker_that_does_nothing_is_distrusted(monkeypatch):
+    from explainer.checks import walk_back as module
+
+    monkeypatch.setattr(module, "walk_to_scores", lambda scene, goals: (scene.z, scene.score0.double().cpu()))
+    _, generator, classifier, images = next(sound_setups())
+    for verdict, checks in verdicts_of(walked_of(generator, classifier, images)):
+        assert checks["walk back"].values["score left"] == pytest.approx(1, abs=0.1)
+        assert verdict.status == "distrust"
+        assert failed(checks) == {"walk back"}
+    lenient = walked_of(generator, classifier, images, thresholds=Thresholds(score_left=2.0))
+    assert all("walk back" not in failed(checks) for _, checks in verdicts_of(lenient))
+
+
 def test_only_a_surrogate_distilled_from_the_classifier_can_be_a_reason():
     fine = Check("fine", "pass", "Fine.")
     assert decide([Check("second network", "fail", "It disagrees."), fine]).status == "trust"
@@ -123,6 +165,13 @@ def test_a_classifier_that_is_not_finite_somewhere_is_distrusted_not_an_error():
     assert verdict.status == "distrust"
     assert checks["stability"].status == "fail"
     json.dumps([dict(check.values) for check in checks.values()], allow_nan=False)
+
+
+def test_no_check_passes_on_a_number_that_is_not_finite():
+    for status, written in (("pass", "limit"), ("limit", "limit"), ("fail", "fail"), ("info", "info")):
+        found = _written(Check("mine", status, "So.", {"a": float("nan")}))
+        assert (found.status, found.values["a"]) == (written, "not finite")
+    assert _written(Check("mine", "pass", "So.", {"a": 1.0})).status == "pass"
 
 
 def test_the_same_seed_finds_the_same_and_batched_equals_alone():

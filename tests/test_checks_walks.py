@@ -11,7 +11,7 @@ from toys import LinearGenerator, LogisticClassifier, toy_images
 
 from explainer.checks import Thresholds
 from explainer.checks.compatibility import calibration, rounding, saturation
-from explainer.checks.consistency import composition, reconstruction, reencoded
+from explainer.checks.consistency import composition, reconstruction, reconstruction_gap, reencoded
 from explainer.checks.ends import Ends, kept_share
 from explainer.checks.nulls import equal_score_moves, random_directions, random_moves
 from explainer.checks.robustness import jpeg, noisy, shifted, stability
@@ -125,6 +125,25 @@ class TestConsistency:
             assert check.status == "fail"
             assert "not in the code" in check.sentence
 
+    @pytest.mark.parametrize("name", ["a", ""])
+    @pytest.mark.parametrize("score", [np.nan, np.inf])
+    def test_a_score_of_the_reconstruction_that_is_not_finite_fails(self, name, score):
+        check = reconstruction_gap(1.0, score, name, name, LIMITS)
+        assert check.status == "fail"
+        assert "no finite score" in check.sentence
+
+    @pytest.mark.parametrize("which", ["with detail", "bare"])
+    def test_a_score_of_the_far_end_that_is_not_finite_fails(self, walked, ends, which, monkeypatch):
+        far = ends.far()
+        if which == "bare":
+            monkeypatch.setattr(Ends, "score", lambda self, images: torch.full((len(images),), torch.nan))
+        else:
+            monkeypatch.setattr(
+                Scene, "score", lambda self, codes, rows: torch.full((len(codes),), torch.nan)
+            )
+        for check in reencoded(walked, far, far.scene.generator.encode(far.frames), LIMITS):
+            assert check.status == "fail"
+
 
 class TestWalkBack:
     def test_every_image_gets_to_a_score_of_its_own_by_the_smallest_move(self, generator, classifier, walked):
@@ -154,7 +173,7 @@ class TestWalkBack:
         far = ends.far()
         unreachable = replace(far, start=far.start + torch.nan)
         for check in walk_back(walked, unreachable, scene_of_ends(far), LIMITS):
-            assert check.status == "limit"
+            assert check.status == "fail"
             assert "could not be walked back" in check.sentence
 
     def test_what_may_not_change_stays_on_the_way_back(self, generator, classifier):

@@ -331,6 +331,16 @@ def test_options_outside_their_range(image, classifier, generator, options, erro
         explain(image, classifier, **{"generator": generator, **options})
 
 
+@pytest.mark.parametrize("name", ["error_limit", "error_fail", "typicality_limit"])
+def test_a_quantile_that_is_not_stored_is_named_before_the_walk(
+    image, classifier, generator, name, monkeypatch
+):
+    monkeypatch.setattr(GradientWalk, "__call__", lambda *_: pytest.fail("it walked"))
+    value = 0.96 if name == "error_fail" else 0.8
+    with pytest.raises(OptionError, match="thresholds: names a quantile that the generator does not store"):
+        explain(image, classifier, generator=generator, thresholds=Thresholds(**{name: value}))
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -510,14 +520,12 @@ class TestIdentity:
             )
 
         who = Identity(turned, mean=torch.zeros(2), genuine=(0.5, 1.0), impostor=(-1.0, 0.0))
-        assert (
-            check_of(explain(image, classifier, generator=generator, identity=who), "identity").status
-            != "pass"
-        )
+        found = explain(image, classifier, generator=generator, identity=who)
+        assert check_of(found, "identity").status == "limit"
 
     def test_one_without_a_reference_says_so(self, image, classifier, generator):
         found = explain(image, classifier, generator=generator, identity=Identity(lambda x: x.flatten(1)))
-        assert "calibrated" in check_of(found, "identity").sentence
+        assert "uncalibrated" in check_of(found, "identity").sentence
 
 
 def test_without_maps_of_captum_it_is_not_imported():

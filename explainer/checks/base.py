@@ -7,9 +7,22 @@ from typing import Literal
 
 from explainer.errors import OptionError
 
-__all__ = ["Check", "Status", "Thresholds", "status_above", "status_below", "stored_quantile"]
+__all__ = [
+    "UNMOVED",
+    "Check",
+    "Status",
+    "Thresholds",
+    "require_quantiles",
+    "status_above",
+    "status_below",
+    "stored_quantile",
+]
 
 Status = Literal["pass", "limit", "fail", "info"]
+
+NOT_MEASURED = "Not measured"
+UNMOVED = f"{NOT_MEASURED}: the walk did not move the score."
+"""What a check of an end says of a walk that has none."""
 
 _LOW_IS_BAD = ("reencoded", "stable", "surrogate")
 
@@ -30,6 +43,11 @@ class Check:
     status: Status
     sentence: str
     values: Mapping[str, float | str] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> bool:
+        """Whether there was anything to look at."""
+        return not self.sentence.startswith(NOT_MEASURED)
 
 
 @dataclass(frozen=True)
@@ -61,10 +79,12 @@ class Thresholds:
             random codes, that is still a pass.
         code_cycle_fail: Distance beyond which decoder and encoder do not speak of the same code.
         drift_limit: Growth of the error from ``bare`` to ``bare`` applied ten times that is still a pass.
+        drift_visible: Error of the ten times, as a share of the range, below which any growth is a pass.
         reencoded_limit: Kept share of the far end, encoded and decoded again, that is still a pass.
         reencoded_fail: Kept share below which what moved the score was never in the code.
         returned_limit: Error of walking back, as a share of the walk's own change, that is still a pass.
         returned_fail: Error beyond which the walk cannot be undone.
+        score_left: Share of the walk's change of score that may be left after walking back.
         saturation_limit: Absolute score of the original up to which frames change gradually.
         saturation_fail: Absolute score beyond which all levels lie in a thin shell of the walk.
         stable_limit: Kept share under faint noise and JPEG, and under a shift of one pixel where that is
@@ -103,10 +123,12 @@ class Thresholds:
     code_cycle_limit: float = 0.5
     code_cycle_fail: float = 0.8
     drift_limit: float = 3.0
+    drift_visible: float = 0.01
     reencoded_limit: float = 0.5
     reencoded_fail: float = 0.2
     returned_limit: float = 1.0
     returned_fail: float = 2.0
+    score_left: float = 0.5
     saturation_limit: float = 10.0
     saturation_fail: float = 30.0
     stable_limit: float = 0.6
@@ -175,3 +197,22 @@ def stored_quantile(quantiles: Mapping[str, float], share: float) -> float:
             remedy=f"Choose one of {', '.join(quantiles)}.",
         )  # fmt: skip
     return quantiles[f"{share:g}"]
+
+
+def require_quantiles(quantiles: Mapping[str, Mapping[str, float]], thresholds: Thresholds) -> None:
+    """See that a generator stores every quantile that thresholds name, of the kinds it stores at all.
+
+    Args:
+        quantiles: Those of a generator, by kind.
+        thresholds: What is asked for.
+
+    Raises:
+        OptionError: It stores others.
+    """
+    named = {
+        "bare": (thresholds.error_limit, thresholds.error_fail),
+        "typicality": (thresholds.typicality_limit,),
+    }
+    for kind, shares in named.items():
+        for share in shares if quantiles.get(kind) else ():
+            stored_quantile(quantiles[kind], share)

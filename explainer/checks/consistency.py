@@ -4,13 +4,14 @@ Data consistency of Singla et al. 2020 (arXiv 1911.00483), measured on ``bare``:
 reconstruction is the image itself, so an error measured with detail could not fail.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from explainer import metrics
-from explainer.checks.base import Check, Thresholds, status_below, stored_quantile
+from explainer.checks.base import UNMOVED, Check, Thresholds, status_below, stored_quantile
 from explainer.checks.ends import Ends, kept_share
 from explainer.checks.soundness import channel_names_of
 from explainer.checks.walked import Walked
@@ -121,6 +122,11 @@ def reconstruction_gap(
         "score": original_score, "score on bare": bare_score,
         "class": original_class, "class on bare": bare_class,
     }  # fmt: skip
+    if not math.isfinite(change):
+        said = (
+            "Reconstruction alone leaves no finite score: the classifier cannot be read on what was rebuilt."
+        )
+        return Check("reconstruction gap", "fail", said, values)
     if not original_class:
         sentence = f"Reconstruction alone moves the value by {change:+.2f} interquartile ranges."
         return Check(
@@ -212,6 +218,8 @@ def reencoded(walked: Sequence[Walked], far: Ends, codes: Tensor, thresholds: Th
             continue
         kept, kept_bare = found[image]
         status = status_below(max(kept, kept_bare), thresholds.reencoded_limit, thresholds.reencoded_fail)
+        if not math.isfinite(kept + kept_bare):
+            status = "fail"  # max() drops a NaN
         if status == "pass" and min(kept, kept_bare) < thresholds.reencoded_limit:
             status = "limit"
         said = (
@@ -246,7 +254,7 @@ def composition(generator: Generator, small: Tensor, thresholds: Thresholds, *, 
     first, last = errors[0], errors[-1]
     growth = last / max(first, 1e-9)
     # An error that nobody can see may grow by any factor.
-    status = "pass" if growth <= thresholds.drift_limit or last < 0.01 else "limit"
+    status = "pass" if growth <= thresholds.drift_limit or last < thresholds.drift_visible else "limit"
     return Check(
         "composition",
         "pass" if status == "pass" else "limit",
@@ -258,7 +266,7 @@ def composition(generator: Generator, small: Tensor, thresholds: Thresholds, *, 
 
 
 def _no_move(name: str) -> Check:
-    return Check(name, "info", "Not measured: the walk did not move the score.", {})
+    return Check(name, "info", UNMOVED, {})
 
 
 def latent_closeness(z: Tensor, latents: Tensor) -> Check:

@@ -11,6 +11,7 @@ Without reference images an embedding is uncalibrated, which is what the check t
 generator's latent space is not identity.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -21,12 +22,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from explainer.checks.base import Check, Thresholds
+from explainer.checks.base import UNMOVED, Check, Thresholds
 from explainer.checks.embedding import EmbeddingNet, fit_embedding, recoloured
 from explainer.checks.ends import Ends
 from explainer.checks.walked import Walked
 from explainer.convnet import as_float, augmented
-from explainer.errors import DependencyError, ModelFileError, OptionError
+from explainer.errors import DependencyError, ModelFileError, OptionError, TrainingError
+from explainer.frozen import frozen, modules_within
 from explainer.image import resize
 from explainer.storage import read_json, read_tensors
 
@@ -45,6 +47,7 @@ Embedding = Callable[[Tensor], Tensor]
 SHARES = np.linspace(0, 1, 101)
 MOST_PAIRS = 20_000
 DLIB_SIZE = 150
+FEWEST_TO_FIT = 50
 
 
 @dataclass(frozen=True)
@@ -76,18 +79,26 @@ class Identity:
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Features ``(N, F)`` of images ``(N, C, H, W)``, centred if there is a reference."""
+        """Features ``(N, F)`` of images ``(N, C, H, W)``, centred if there is a reference.
+
+        The embedding is asked where it is, in evaluation mode, and left as it was; the features lie where the
+        images do.
+        """
+        modules = modules_within(self.embedding)
+        parameters = (parameter for module in modules for parameter in module.parameters())
+        device = next((parameter.device for parameter in parameters), images.device)
         parts = []
         for part in images.split(256):
             given = part if self.size is None else resize(part, self.size).clamp(0, 1)
-            found = self.embedding(given)
+            with frozen(modules):
+                found = self.embedding(given.to(device))
             if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(part):
                 raise OptionError(
                     "identity", "must turn images (N, C, H, W) into features (N, F)",
                     received=f"{type(found).__name__} {tuple(getattr(found, 'shape', ()))}",
                     remedy="Flatten what the embedding returns, one row per image.",
                 )  # fmt: skip
-            parts.append(found.float())
+            parts.append(found.float().to(images.device))
         values = torch.cat(parts)
         return values if self.mean is None else values - self.mean.to(values)
 
@@ -128,9 +139,16 @@ def calibrate_identity(
         seed: Of the pairs and the augmentation.
 
     Raises:
-        OptionError: Fewer than three images, or no pair of either kind.
+        OptionError: No embedding, no tensor of images, fewer than three of them, or no pair of either kind.
     """
-    images = as_float(reference)
+    if not callable(embedding):
+        raise OptionError(
+            "embedding", "must turn images (N, C, H, W) into features (N, F)",
+            received=f"{type(embedding).__name__} {embedding!r}",
+            remedy="Pass a module or function; load_identity loads one of the zoo by name.",
+        )  # fmt: skip
+    _require_images("reference", reference)
+    images = as_float(reference).cpu()
     if len(images) < 3 or (individuals is not None and len(individuals) != len(images)):
         count = "none" if individuals is None else len(individuals)
         raise OptionError(
@@ -159,6 +177,15 @@ def calibrate_identity(
             remedy="Pass more images, or leave individuals out.",
         )  # fmt: skip
     return Identity(embedding, name, mean, cosine_quantiles(genuine), cosine_quantiles(impostor), pairs, size)
+
+
+def _require_images(argument: str, images: object) -> None:
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        shape = f" {tuple(images.shape)}" if isinstance(images, Tensor | np.ndarray) else ""
+        raise OptionError(
+            argument, "must be a tensor (N, C, H, W)", received=f"{type(images).__name__}{shape}",
+            remedy="Read a folder with as_images; torch.from_numpy turns an array into a tensor.",
+        )  # fmt: skip
 
 
 def pair_cosines(
@@ -198,8 +225,15 @@ def fit_identity(images: Tensor, *, steps: int = 600, flip: bool = False, seed: 
         seed: Of everything drawn at random.
 
     Raises:
+        OptionError: No tensor of images.
         TrainingError: Too few images.
     """
+    _require_images("images", images)
+    if len(images) < FEWEST_TO_FIT:
+        raise TrainingError(
+            "images", f"must be at least {FEWEST_TO_FIT}: a fifth is set aside", received=len(images),
+            remedy="Pass more images, or calibrate_identity with an embedding that is trained already.",
+        )  # fmt: skip
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     aside = len(images) // 5
     network = fit_embedding(images[order[aside:]], steps=steps, flip=flip, seed=seed)
@@ -295,13 +329,15 @@ def identity_kept(
         originals, frames = features[: len(members)], features[len(members) :]
         cosines = torch.cosine_similarity(originals[ends.image], frames, dim=1)
         for image, cosine in zip(ends.image.tolist(), cosines.tolist(), strict=True):
-            lowest[image] = min(cosine, lowest.get(image, 1.0))
+            # min() keeps or drops a NaN by its place; once there is one, no cosine is the lowest.
+            so_far = lowest.get(image, 1.0)
+            lowest[image] = min(cosine, so_far) if math.isfinite(cosine + so_far) else math.nan
     return [_judged(lowest.get(image), identity, thresholds) for image in range(len(walked))]
 
 
 def _judged(cosine: float | None, identity: Identity, thresholds: Thresholds) -> Check:
     if cosine is None:
-        return Check("identity", "info", "Not measured: the walk did not move the score.", {})
+        return Check("identity", "info", UNMOVED, {})
     values: dict[str, float | str] = {"embedding": identity.name, "lowest cosine": cosine}
     if not identity.calibrated:
         return Check(
@@ -312,6 +348,9 @@ def _judged(cosine: float | None, identity: Identity, thresholds: Thresholds) ->
             "without reference images this number means nothing.",
             values,
         )
+    if not math.isfinite(cosine):
+        said = f"Image or ends have no finite features in the {identity.name}: who they show is not known."
+        return Check("identity", "limit", said, values)
     critical = thresholds.identity
     strangers = identity.share_above(critical)
     genuine = identity.share_above(critical, of="genuine")

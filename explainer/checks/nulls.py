@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from explainer.checks.base import Check, Thresholds
+from explainer.checks.base import UNMOVED, Check, Thresholds
 from explainer.checks.ends import Ends
 from explainer.checks.walk_back import walk_to_scores
 from explainer.checks.walked import Walked
@@ -46,7 +46,7 @@ def random_directions(
     checks = []
     for image in range(len(walked)):
         if image not in found:
-            said = "Not measured: the walk did not move the score."
+            said = UNMOVED
             checks.append(Check("random direction", "info", said, {}))
             continue
         value = found[image]

@@ -18,7 +18,7 @@ from PIL import Image
 from scipy import stats
 from torch import Tensor
 
-from explainer.checks.base import Check, Thresholds, status_above, status_below
+from explainer.checks.base import UNMOVED, Check, Thresholds, status_above, status_below
 from explainer.checks.ends import Ends
 from explainer.checks.walked import Walked
 from explainer.errors import OptionError
@@ -73,7 +73,7 @@ def stability(walked: Sequence[Walked], ends: Ends, thresholds: Thresholds, *, s
     """Kept share of both ends under faint noise, JPEG and a shift of one pixel; the worst of them counts."""
     generator, count = ends.scene.generator, len(ends)
     if not count:
-        said = "Not measured: the walk did not move the score."
+        said = UNMOVED
         return [Check("stability", "info", said, {}) for _ in walked]
     moved_images = shifted(ends.images)
     changed = [
@@ -102,7 +102,7 @@ def stability(walked: Sequence[Walked], ends: Ends, thresholds: Thresholds, *, s
     for image in range(len(walked)):
         mine = ends.image == image
         if not bool(mine.any()):
-            checks.append(Check("stability", "info", "Not measured: the walk did not move the score.", {}))
+            checks.append(Check("stability", "info", UNMOVED, {}))
             continue
         worst = {name: float(share[mine].min()) for name, share in kept.items()}
         worst = {name: share for name, share in worst.items() if not math.isnan(share)}

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from explainer.checks.base import Check, Thresholds
+from explainer.checks.base import UNMOVED, Check, Thresholds
 from explainer.checks.compatibility import Calibration, calibration, compatibility, rounding, saturation
 from explainer.checks.consistency import (
     code_typicality,
@@ -162,7 +162,9 @@ def run_set_checks(
     statuses = pd.crosstab(table["check"], table["status"]).reindex(
         index=list(dict.fromkeys(table["check"])), columns=["pass", "limit", "fail", "info"], fill_value=0
     )
-    return SetChecks(tuple(found), calibrated, dict(quantiles), curve, realism, statuses)
+    return SetChecks(
+        tuple(_written(check) for check in found), calibrated, dict(quantiles), curve, realism, statuses
+    )
 
 
 def _returned(walked: Sequence[Walked], far: Ends, limits: Thresholds) -> tuple[list[Check], list[Check]]:
@@ -174,16 +176,18 @@ def _returned(walked: Sequence[Walked], far: Ends, limits: Thresholds) -> tuple[
 
 
 def _written(check: Check) -> Check:
-    """A check whose numbers can be written as JSON, which knows no NaN."""
+    """A check whose numbers can be written as JSON, which knows no NaN; none passes on such a number."""
     values = {
         name: value if isinstance(value, str) or math.isfinite(value) else "not finite"
         for name, value in check.values.items()
     }
+    if check.status == "pass" and "not finite" in values.values():
+        return replace(check, status="limit", values=values)
     return replace(check, values=values)
 
 
 def _unmoved(walked: Sequence[Walked], name: str = "random direction") -> list[Check]:
-    return [Check(name, "info", "Not measured: the walk did not move the score.", {}) for _ in walked]
+    return [Check(name, "info", UNMOVED, {}) for _ in walked]
 
 
 def _in_levels(walked: Walked, limits: Thresholds) -> Thresholds:

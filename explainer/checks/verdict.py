@@ -2,7 +2,8 @@
 
 The decision table is :data:`DECISIONS`: for every check the worst it can lead to, and what a failure means
 in words, root causes first. A failure of a check that may lead to distrust is distrust; any other failure,
-and any limit, is a limit; ``"info"`` decides nothing. What another network says that was trained on labels
+and any limit, is a limit; ``"info"`` decides nothing, except that a walk that did not move the score, of
+which nothing could be judged, is a limit. What another network says that was trained on labels
 is never a reason against an explanation: it need not follow a biased classifier.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from explainer.checks.base import Check
+from explainer.checks.base import UNMOVED, Check
 
 __all__ = ["DECISIONS", "Decision", "Verdict", "decide"]
 
@@ -92,18 +93,22 @@ def decide(checks: Sequence[Check]) -> Verdict:
             f"Do not trust this explanation: {'; '.join(_reasons(failed))}.",
             tuple(check.sentence for check in failed + limited),
         )
-    if limited:
-        names = ", ".join(check.name for check in limited)
-        return Verdict(
-            "limits",
-            f"Trust this explanation with limits: {names}.",
-            tuple(check.sentence for check in limited),
-        )
+    unmoved = [check.name for check in known if check.sentence == UNMOVED]
+    if limited or unmoved:
+        reasons = [check.sentence for check in limited]
+        names = [check.name for check in limited]
+        if unmoved:
+            names.append("the walk did not move the score")
+            reasons.append(f"The walk did not move the score; not measured: {', '.join(unmoved)}.")
+        said = f"Trust this explanation with limits: {', '.join(names)}."
+        return Verdict("limits", said, tuple(reasons))
     passed = sum(check.status == "pass" for check in checks)
     if not passed:
         sentence = "Trust this explanation with limits: nothing was checked."
         return Verdict("limits", sentence, (sentence,))
-    return Verdict("trust", f"No check found a fault: all {passed} passed.", ())
+    missing = [check.name for check in known if not check.measured]
+    found = f"{passed} passed, {len(missing)} could not be measured ({', '.join(missing)})"
+    return Verdict("trust", f"No check found a fault: {found if missing else f'all {passed} passed'}.", ())
 
 
 def _reasons(failed: Sequence[Check]) -> list[str]:
