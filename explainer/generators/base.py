@@ -253,6 +253,10 @@ class Generator(nn.Module, ABC):
         """KL divergence of the posterior from the prior, ``(D,)`` nats; empty if there is no posterior."""
         return images.new_empty(0)
 
+    def total_kl(self, images: Tensor) -> Tensor:
+        """KL divergence of the posterior from the prior, in nats, at least: a bound on I(x; z) from above."""
+        return self.kl_per_dimension(images).sum()
+
     def stage_reconstructions(self, images: Tensor) -> dict[str, Tensor]:
         """Reconstructions by inner stages, by name, in normalised units."""
         return {}
