@@ -1,4 +1,4 @@
-import pickle
+import math
 
 import numpy as np
 import pytest
@@ -126,8 +126,45 @@ class Payload:
 def test_a_checkpoint_that_holds_code_is_not_run(tmp_path):
     vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
     torch.save({"global_step": 3, "state_dict": Payload()}, tmp_path / "vae.ckpt")
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+    with pytest.raises(
+        TrainingError, match=r"resume_from: holds a damaged checkpoint .*: Weights only"
+    ):
         vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
+    whole = (tmp_path / "vae.ckpt").read_bytes()
+    for damaged in (b"", b"no checkpoint", whole[: len(whole) // 2]):
+        (tmp_path / "vae.ckpt").write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"resume_from: holds a damaged checkpoint .*vae.ckpt"):
+            vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
+    torch.save({"global_step": 3, "state_dict": {}}, tmp_path / "vae.ckpt")
+    with pytest.raises(TrainingError, match="it is not one of this phase"):
+        vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
+
+
+def test_more_minutes_do_not_train_a_finished_stage_again(tmp_path, monkeypatch):
+    """Stage 1 ends early, by the clock; stage 2, which is stopped in the middle, has learned on it."""
+    monkeypatch.setattr("explainer.generators.loop.CHECKPOINT_SECONDS", 0)
+    stopped = two_stage()
+    loss = stopped.loss
+
+    def failing(phase, *arguments):
+        if phase.name == "stage 2":
+            raise RuntimeError("the power went out")
+        return loss(phase, *arguments)
+
+    monkeypatch.setattr(stopped, "loss", failing)
+    with pytest.raises(RuntimeError, match="power"):
+        stopped.fit(blobs(), steps=400, minutes=0.02, progress=False, resume_from=tmp_path)
+    before = torch.load(tmp_path / "stage-1.ckpt", weights_only=True)
+    assert before["global_step"] < 200
+    resumed = two_stage()
+    resumed.fit(blobs(), steps=400, minutes=5, progress=False, resume_from=tmp_path)
+    for name, value in resumed.stage1.state_dict().items():
+        assert torch.equal(value, before["state_dict"][f"trained.{name}"]), name
+    assert resumed.history["phase"].iloc[-1] == "stage 2"
 
 
 def test_a_small_code_that_reconstructs_well_is_not_called_collapsed():
@@ -161,6 +198,14 @@ def test_a_run_of_nothing_but_bad_steps_is_an_error():
     generator.loss = lambda *arguments: (loss(*arguments)[0] * float("inf"), {})
     with pytest.raises(TrainingError, match="too many steps had no finite gradient"):
         generator.fit(blobs(), steps=40, progress=False)
+
+
+def test_a_short_run_of_nothing_but_bad_steps_is_an_error_too():
+    generator = vae()
+    loss = generator.loss
+    generator.loss = lambda *arguments: (loss(*arguments)[0] * float("nan"), {})
+    with pytest.raises(TrainingError, match=r"too many steps had no finite gradient"):
+        generator.fit(blobs(), steps=8, progress=False)
 
 
 def test_percentiles_codes_and_errors_are_stored():
@@ -210,7 +255,14 @@ def test_unusable_images_are_named(images, message):
         vae().fit(images, steps=5, progress=False)
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"minutes": 0}, {"batch_size": 0}, {"learning_rate": -1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps": 0}, {"minutes": 0}, {"batch_size": 0}, {"learning_rate": -1},
+        {"minutes": math.nan}, {"minutes": math.inf},
+        {"learning_rate": math.nan}, {"learning_rate": math.inf},
+    ],
+)  # fmt: skip
 def test_budgets_must_be_positive(options):
     with pytest.raises(OptionError, match="must be positive"):
         vae().fit(blobs(), **options, progress=False)
