@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 from explainer.errors import OptionError, TrainingError
 from explainer.generators import VAE, TwoStageVAE
 from explainer.generators.base import as_unit_interval
+from explainer.generators.feed import feed
 
 SMALL = {"widths": (8, 16), "encoder_blocks": (0, 1), "decoder_blocks": (1, 1)}
 
@@ -126,9 +127,7 @@ class Payload:
 def test_a_checkpoint_that_holds_code_is_not_run(tmp_path):
     vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
     torch.save({"global_step": 3, "state_dict": Payload()}, tmp_path / "vae.ckpt")
-    with pytest.raises(
-        TrainingError, match=r"resume_from: holds a damaged checkpoint .*: Weights only"
-    ):
+    with pytest.raises(TrainingError, match=r"resume_from: holds a damaged checkpoint .*: Weights only"):
         vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
 
 
@@ -266,3 +265,36 @@ def test_unusable_images_are_named(images, message):
 def test_budgets_must_be_positive(options):
     with pytest.raises(OptionError, match="must be positive"):
         vae().fit(blobs(), **options, progress=False)
+
+
+def test_the_linear_path_starts_from_fewer_images_if_they_are_large(monkeypatch):
+    generator, sizes = vae(), []
+    monkeypatch.setattr(generator.linear, "start", lambda images: sizes.append(len(images)))
+    images = feed(blobs(), "images", (1, 16, 16), 40)
+    generator.begin(generator.phases()[0], images)
+    monkeypatch.setattr("explainer.generators.vae.START_VALUES", 100 * 256)
+    generator.begin(generator.phases()[0], images)
+    monkeypatch.setattr("explainer.generators.vae.START_VALUES", 256)
+    generator.begin(generator.phases()[0], images)
+    assert sizes == [240, 100, 40]
+
+
+def test_channels_have_errors_of_their_own_under_a_shared_sigma():
+    generator = VAE((2, 16, 16), 3, **SMALL)
+    prepared = torch.rand(4, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    rebuilt = prepared + torch.tensor([0.1, 0.3]).view(1, 2, 1, 1)
+    for shared in (False, True):
+        terms = generator.image_loss(prepared, rebuilt, torch.tensor(0.0), 1.0, shared_sigma=shared)[1]
+        assert float(terms["mse_channel_0"]) == pytest.approx(0.01, rel=1e-4)
+        assert float(terms["mse_channel_1"]) == pytest.approx(0.09, rel=1e-4)
+        assert float(terms["mse"]) == pytest.approx(0.05, rel=1e-4)
+
+
+def test_many_samples_are_decoded_a_few_at_a_time(monkeypatch):
+    generator, sizes = vae().eval(), []
+    decode = generator._decode
+    monkeypatch.setattr(generator, "_decode", lambda codes: sizes.append(len(codes)) or decode(codes))
+    samples = generator.sample(150)
+    assert sizes == [64, 64, 22]
+    noise = torch.randn(150, 6, generator=torch.Generator().manual_seed(0))
+    assert_allclose(samples.detach(), generator.decode(noise).detach(), atol=1e-6)

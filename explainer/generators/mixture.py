@@ -184,7 +184,8 @@ class GaussianMixtureVAE(VAE):
         else:
             chosen = torch.full((count,), component)
         noise = torch.randn(count, self.latent_dim, generator=random)
-        return self.decode(mixture.draw(chosen.to(self.latent_mean.device), noise.to(self.latent_mean)))
+        codes = mixture.draw(chosen.to(self.latent_mean.device), noise.to(self.latent_mean))
+        return self._decode_in_parts(codes)
 
     # -- training ------------------------------------------------------------------------------------
 

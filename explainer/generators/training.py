@@ -134,7 +134,7 @@ class TrainableGenerator(Generator):
             )  # fmt: skip
         if self.sampler is None or prior == "standard":
             return super().sample(count, seed=seed)
-        return self.decode(self.sampler.draw(count, torch.Generator().manual_seed(seed)))
+        return self._decode_in_parts(self.sampler.draw(count, torch.Generator().manual_seed(seed)))
 
     def fit(
         self,
