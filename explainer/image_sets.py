@@ -9,6 +9,7 @@ does with the image it explains. What was stored in 8 bits stays in 8 bits, all 
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -107,7 +108,15 @@ def read_image_set(source: str | os.PathLike[str] | pd.DataFrame, size: tuple[in
         levels = 255 * image
         eight_bits = eight_bits and bool(((levels - levels.round()).abs() < 1e-3).all())
         stored[index] = _in_16_bits(image, size)
-    return torch.from_numpy(np.rint(stored / 257.0).astype(np.uint8) if eight_bits else stored)
+    return torch.from_numpy(_in_8_bits(stored) if eight_bits else stored)
+
+
+def _in_8_bits(stored: np.ndarray) -> np.ndarray:
+    """One image at a time: the quotients of a whole set would take eight bytes each."""
+    images = np.empty(stored.shape, np.uint8)
+    for row, image in enumerate(stored):
+        images[row] = np.rint(image / 257.0)
+    return images
 
 
 def _in_16_bits(image: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -175,10 +184,10 @@ def _of_zip(path: Path) -> ImageSet:
             member = Path(scratch) / f"image{Path(found[index].filename).suffix}"
             try:
                 member.write_bytes(archive.read(found[index]))
-            except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+            except (RuntimeError, EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
                 raise ImageError(
                     "image", "cannot be unpacked", received=error,
-                    remedy="Write the archive again, without a password.",
+                    remedy="Write the archive again, whole and without a password.",
                 ) from error  # fmt: skip
             return as_image(member)
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from explainer.errors import ExplainerError, OptionError, OutputError
+from explainer.errors import ExplainerError, OptionError, OutputError, TrainingError
 from explainer.generators.base import as_unit_interval
 from explainer.generators.health import Health
-from explainer.generators.training import CARD, TrainableGenerator
+from explainer.generators.training import CARD, FEWEST_IMAGES, TrainableGenerator
 from explainer.generators.zoo import KINDS
 from explainer.image_sets import read_image_set
 from explainer.report.output import write_file
@@ -37,6 +37,7 @@ __all__ = ["Settings", "TrainingResult", "checkpoints_of", "health_as_dict", "pr
 
 SETTINGS = "settings.json"
 DRAWN = 8
+ASIDE = 5  # images at least that are measured on
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,11 @@ def train(settings: Settings, out: Path, *, progress: bool) -> TrainingResult:
     began = time.monotonic()
     out = out.resolve()
     images = read_image_set(settings.data, settings.pixels)
+    if len(images) < FEWEST_IMAGES + ASIDE:
+        raise TrainingError(
+            "data", f"must be at least {FEWEST_IMAGES + ASIDE} images: {ASIDE} of them are set aside",
+            received=len(images), remedy="Add images.",
+        )  # fmt: skip
     shape = (images.shape[1], *settings.pixels)
     options: dict[str, Any] = {"sampler": settings.sampler}
     options |= {} if settings.latent_dim is None else {"latent_dim": settings.latent_dim}
@@ -228,7 +234,7 @@ def health_as_dict(health: Health) -> dict[str, Any]:
 def _split(images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """5 % of the images, 5 to 500, set aside, and the rest."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    aside = min(500, max(5, len(images) // 20))
+    aside = min(500, max(ASIDE, len(images) // 20))
     return images[order[:aside]], images[order[aside:]]
 
 

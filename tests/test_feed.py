@@ -154,3 +154,10 @@ def test_one_device_is_named_and_others_are_refused(stored):
         vae().fit(stored, steps=1, progress=False, devices=["cuda:0", "cuda:1"])
     with pytest.raises(OptionError, match=r"devices: is no device .received gpu."):
         vae().fit(stored, steps=1, progress=False, devices="gpu")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:99", "meta", "mps"])
+def test_a_device_that_is_not_there_is_named(stored, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(OptionError, match=rf"devices: is not available here .received {device}."):
+        vae().fit(stored, steps=1, progress=False, devices=device)

@@ -1,3 +1,4 @@
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -77,6 +78,42 @@ def test_an_image_that_cannot_be_read_is_named_also_in_an_archive(tmp_path):
         archive.writestr("broken.png", b"not a PNG")
     with pytest.raises(ImageError, match=r"set.zip/broken.png: "):
         read_image_set(tmp_path / "set.zip", (16, 16))
+
+
+def test_a_damaged_member_of_an_archive_is_named(tmp_path):
+    folder, source = save(tmp_path / "set", pixels_of(1, 64, 64)), tmp_path / "set.zip"
+    with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(folder / "a0.png", "a0.png")
+        begin = archive.infolist()[0].header_offset + 30 + len("a0.png")
+    whole = source.read_bytes()
+    source.write_bytes(whole[:begin] + b"\xff" * 200 + whole[begin + 200 :])
+    with pytest.raises(ImageError, match=r"set.zip/a0.png: cannot be unpacked .*Error -3"):
+        read_image_set(source, (16, 16))
+
+
+def test_an_archive_that_ends_within_a_member_is_named(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("a0.png", b"")
+
+    def ends(*_):
+        raise EOFError("it ends too early")
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", ends)
+    with pytest.raises(ImageError, match=r"set.zip/a0.png: cannot be unpacked .received it ends too early"):
+        read_image_set(tmp_path / "set.zip", (16, 16))
+
+
+def test_eight_bits_are_made_without_a_copy_in_double_precision(tmp_path):
+    np.savez(tmp_path / "set.npz", images=pixels_of(100, 64, 64))
+    values = 100 * 64 * 64 * 3
+    tracemalloc.start()
+    try:
+        images = read_image_set(tmp_path / "set.npz", (64, 64))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert images.dtype == torch.uint8
+    assert peak < 8 * values  # the archive, 16 bits and 8 bits of them, and one image at work
 
 
 class Payload:

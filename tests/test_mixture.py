@@ -233,6 +233,35 @@ def test_divergences_of_a_slanted_component_add_up_to_torchs():
     assert_allclose(generator.kl_per_dimension(images).sum().detach(), wanted.detach(), rtol=1e-4)
 
 
+def test_the_choice_of_the_component_is_information():
+    """Every posterior is its component, and the eight are far apart: no dimension says a thing, log 8 do."""
+    generator = mixture(components=8)
+    means = 50 * torch.eye(8)[:, :4] - 50 * torch.eye(8)[:, 4:]
+    generator._set_prior(round_prior(torch.full((8,), -math.log(8)), means, torch.zeros(8, 4)))
+    generator.posterior = lambda prepared: (generator.prior().means.repeat(3, 1), torch.zeros(24, 4))
+    images = shapes(24)[0]
+    assert_allclose(generator.kl_per_dimension(images), np.zeros(4), atol=1e-4)
+    assert float(generator.total_kl(images)) == pytest.approx(math.log(8), abs=1e-3)
+    health = generator.health(images)
+    assert health.information == pytest.approx((math.log(8), math.log(8)), abs=1e-3)
+    assert health.total_kl == pytest.approx(math.log(8), abs=1e-3)
+    assert "2.1 with the choice of component" in health.facts()[0]
+    assert "holds only 2.1 nats" in health.sentence
+
+
+def test_the_total_is_a_bound_on_the_divergence_from_the_mixture():
+    generator = mixture()
+    generator._set_prior(random_prior())
+    images = shapes(6)[0]
+    mean, log_variance = (value.detach() for value in generator.posterior(generator.prepare(images)))
+    many = [value.repeat(5_000, 1) for value in (mean, log_variance)]
+    z = many[0] + (0.5 * many[1]).exp() * torch.randn(
+        many[0].shape, generator=torch.Generator().manual_seed(0)
+    )
+    exact = float(mixture_kl(*many, z, mixture_log_densities(z, generator.prior())).detach())
+    assert exact - 0.02 < float(generator.total_kl(images)) < exact + math.log(3)
+
+
 def test_the_same_seed_gives_the_same_weights_and_a_resumed_run_too(tmp_path, monkeypatch):
     images = shapes(120)[0]
     whole = mixture().fit(images, steps=40, minutes=5, progress=False)

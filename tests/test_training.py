@@ -1,4 +1,4 @@
-import pickle
+import math
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 from explainer.errors import OptionError, TrainingError
 from explainer.generators import VAE, TwoStageVAE
 from explainer.generators.base import as_unit_interval
+from explainer.generators.feed import feed
 
 SMALL = {"widths": (8, 16), "encoder_blocks": (0, 1), "decoder_blocks": (1, 1)}
 
@@ -126,8 +127,43 @@ class Payload:
 def test_a_checkpoint_that_holds_code_is_not_run(tmp_path):
     vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
     torch.save({"global_step": 3, "state_dict": Payload()}, tmp_path / "vae.ckpt")
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+    with pytest.raises(TrainingError, match=r"resume_from: holds a damaged checkpoint .*: Weights only"):
         vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
+    whole = (tmp_path / "vae.ckpt").read_bytes()
+    for damaged in (b"", b"no checkpoint", whole[: len(whole) // 2]):
+        (tmp_path / "vae.ckpt").write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"resume_from: holds a damaged checkpoint .*vae.ckpt"):
+            vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
+    torch.save({"global_step": 3, "state_dict": {}}, tmp_path / "vae.ckpt")
+    with pytest.raises(TrainingError, match="it is not one of this phase"):
+        vae().fit(blobs(), steps=10, progress=False, resume_from=tmp_path)
+
+
+def test_more_minutes_do_not_train_a_finished_stage_again(tmp_path, monkeypatch):
+    """Stage 1 ends early, by the clock; stage 2, which is stopped in the middle, has learned on it."""
+    monkeypatch.setattr("explainer.generators.loop.CHECKPOINT_SECONDS", 0)
+    stopped = two_stage()
+    loss = stopped.loss
+
+    def failing(phase, *arguments):
+        if phase.name == "stage 2":
+            raise RuntimeError("the power went out")
+        return loss(phase, *arguments)
+
+    monkeypatch.setattr(stopped, "loss", failing)
+    with pytest.raises(RuntimeError, match="power"):
+        stopped.fit(blobs(), steps=400, minutes=0.02, progress=False, resume_from=tmp_path)
+    before = torch.load(tmp_path / "stage-1.ckpt", weights_only=True)
+    assert before["global_step"] < 200
+    resumed = two_stage()
+    resumed.fit(blobs(), steps=400, minutes=5, progress=False, resume_from=tmp_path)
+    for name, value in resumed.stage1.state_dict().items():
+        assert torch.equal(value, before["state_dict"][f"trained.{name}"]), name
+    assert resumed.history["phase"].iloc[-1] == "stage 2"
 
 
 def test_a_small_code_that_reconstructs_well_is_not_called_collapsed():
@@ -161,6 +197,14 @@ def test_a_run_of_nothing_but_bad_steps_is_an_error():
     generator.loss = lambda *arguments: (loss(*arguments)[0] * float("inf"), {})
     with pytest.raises(TrainingError, match="too many steps had no finite gradient"):
         generator.fit(blobs(), steps=40, progress=False)
+
+
+def test_a_short_run_of_nothing_but_bad_steps_is_an_error_too():
+    generator = vae()
+    loss = generator.loss
+    generator.loss = lambda *arguments: (loss(*arguments)[0] * float("nan"), {})
+    with pytest.raises(TrainingError, match=r"too many steps had no finite gradient"):
+        generator.fit(blobs(), steps=8, progress=False)
 
 
 def test_percentiles_codes_and_errors_are_stored():
@@ -210,7 +254,47 @@ def test_unusable_images_are_named(images, message):
         vae().fit(images, steps=5, progress=False)
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"minutes": 0}, {"batch_size": 0}, {"learning_rate": -1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps": 0}, {"minutes": 0}, {"batch_size": 0}, {"learning_rate": -1},
+        {"minutes": math.nan}, {"minutes": math.inf},
+        {"learning_rate": math.nan}, {"learning_rate": math.inf},
+    ],
+)  # fmt: skip
 def test_budgets_must_be_positive(options):
     with pytest.raises(OptionError, match="must be positive"):
         vae().fit(blobs(), **options, progress=False)
+
+
+def test_the_linear_path_starts_from_fewer_images_if_they_are_large(monkeypatch):
+    generator, sizes = vae(), []
+    monkeypatch.setattr(generator.linear, "start", lambda images: sizes.append(len(images)))
+    images = feed(blobs(), "images", (1, 16, 16), 40)
+    generator.begin(generator.phases()[0], images)
+    monkeypatch.setattr("explainer.generators.vae.START_VALUES", 100 * 256)
+    generator.begin(generator.phases()[0], images)
+    monkeypatch.setattr("explainer.generators.vae.START_VALUES", 256)
+    generator.begin(generator.phases()[0], images)
+    assert sizes == [240, 100, 40]
+
+
+def test_channels_have_errors_of_their_own_under_a_shared_sigma():
+    generator = VAE((2, 16, 16), 3, **SMALL)
+    prepared = torch.rand(4, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    rebuilt = prepared + torch.tensor([0.1, 0.3]).view(1, 2, 1, 1)
+    for shared in (False, True):
+        terms = generator.image_loss(prepared, rebuilt, torch.tensor(0.0), 1.0, shared_sigma=shared)[1]
+        assert float(terms["mse_channel_0"]) == pytest.approx(0.01, rel=1e-4)
+        assert float(terms["mse_channel_1"]) == pytest.approx(0.09, rel=1e-4)
+        assert float(terms["mse"]) == pytest.approx(0.05, rel=1e-4)
+
+
+def test_many_samples_are_decoded_a_few_at_a_time(monkeypatch):
+    generator, sizes = vae().eval(), []
+    decode = generator._decode
+    monkeypatch.setattr(generator, "_decode", lambda codes: sizes.append(len(codes)) or decode(codes))
+    samples = generator.sample(150)
+    assert sizes == [64, 64, 22]
+    noise = torch.randn(150, 6, generator=torch.Generator().manual_seed(0))
+    assert_allclose(samples.detach(), generator.decode(noise).detach(), atol=1e-6)

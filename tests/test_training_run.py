@@ -17,10 +17,10 @@ from PIL import Image
 from test_training import blobs
 
 from explainer import cli
-from explainer.errors import OptionError, OutputError
+from explainer.errors import OptionError, OutputError, TrainingError
 from explainer.generators import VAE, load_generator
 from explainer.generators.health import Health
-from explainer.training_run import Settings, checkpoints_of, health_as_dict, prepare
+from explainer.training_run import Settings, checkpoints_of, health_as_dict, prepare, train
 
 QUICK = ("--size", "16", "--latent-dim", "4", "--kind", "vae")
 
@@ -122,7 +122,7 @@ def test_health_as_dict_is_json() -> None:
     assert health_as_dict(health) == {
         "images": 5, "mse": [0.1], "r2": [None], "ssim": [0.2], "kl": [],
         "stages": {"stage 1": {"mse": [0.3]}}, "status": "weak", "sentence": "It is weak.",
-        "active": None, "information": None, "samples": None, "probe": None,
+        "active": None, "information": None, "samples": None, "probe": None, "total_kl": None,
     }  # fmt: skip
 
 
@@ -221,7 +221,7 @@ def test_data_that_cannot_be_trained_on_leaves_nothing_behind(
     np.savez(tmp_path / "few.npz", images=np.zeros((20, 16, 16), np.uint8))
     out = tmp_path / "model"
     assert ends_with("train", "--data", tmp_path / "few.npz", "--out", out, *QUICK) == 2
-    assert "images: must be at least 40 images" in capsys.readouterr().err
+    assert "data: must be at least 45 images" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["few.npz"]
     assert ends_with("train", "--data", tmp_path / "absent", "--out", out, *QUICK) == 2
     assert "data: does not exist" in capsys.readouterr().err
@@ -280,3 +280,11 @@ class TestPrepare:
             prepare(tmp_path / "m", {"data": "x"}, resume=False)
         with pytest.raises(OutputError, match="out: is taken"):
             prepare(tmp_path / "mine" / "thesis.txt", {"data": "x"}, resume=False)
+
+
+def test_the_number_of_images_that_is_needed_is_named(tmp_path):
+    np.savez(tmp_path / "few.npz", images=np.random.default_rng(0).random((44, 16, 16)).astype(np.float32))
+    settings = Settings(data=str(tmp_path / "few.npz"), size=16)
+    with pytest.raises(TrainingError, match=r"data: must be at least 45 images.*received 44"):
+        train(settings, tmp_path / "model", progress=False)
+    assert not (tmp_path / "model.checkpoints").exists()

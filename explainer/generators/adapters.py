@@ -173,7 +173,7 @@ class Adapter(Generator):
     def sample(self, count: int, *, seed: int = 0) -> Tensor:
         """Images ``(count, C, H, W)`` decoded from the Gaussian of the codes that were calibrated on."""
         noise = torch.randn(count, self.latent_dim, generator=torch.Generator().manual_seed(seed))
-        return self.decode(self.latent_mean + self.latent_std * noise.to(self.latent_mean))
+        return self._decode_in_parts(self.latent_mean + self.latent_std * noise.to(self.latent_mean))
 
     def posterior_of(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
         mean, log_variance = self.posterior(self.prepare(images))

@@ -54,6 +54,9 @@ def gate(y: Tensor, y0: Tensor, tau: float, window: int = 5) -> Tensor:
     return torch.exp(-blurred / tau)
 
 
+DECODED = 64
+
+
 class Generator(nn.Module, ABC):
     """Base of every generator: intensity units, padding and carried detail around a latent model.
 
@@ -181,7 +184,11 @@ class Generator(nn.Module, ABC):
     def sample(self, count: int, *, seed: int = 0) -> Tensor:
         """Images ``(count, C, H, W)`` decoded from the standard normal prior."""
         noise = torch.randn(count, self.latent_dim, generator=torch.Generator().manual_seed(seed))
-        return self.decode(noise.to(self.latent_mean))
+        return self._decode_in_parts(noise.to(self.latent_mean))
+
+    def _decode_in_parts(self, z: Tensor) -> Tensor:
+        """Images of codes, however many: the activations of a few at a time are held."""
+        return torch.cat([self.decode(part) for part in z.split(DECODED)])
 
     def region(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """The part of an image this generator sees: ``(top, left, height, width)`` in pixels.
@@ -252,6 +259,10 @@ class Generator(nn.Module, ABC):
     def kl_per_dimension(self, images: Tensor) -> Tensor:
         """KL divergence of the posterior from the prior, ``(D,)`` nats; empty if there is no posterior."""
         return images.new_empty(0)
+
+    def total_kl(self, images: Tensor) -> Tensor:
+        """KL divergence of the posterior from the prior, in nats, at least: a bound on I(x; z) from above."""
+        return self.kl_per_dimension(images).sum()
 
     def stage_reconstructions(self, images: Tensor) -> dict[str, Tensor]:
         """Reconstructions by inner stages, by name, in normalised units."""

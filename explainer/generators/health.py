@@ -65,6 +65,8 @@ class Health:
         information: Lower and upper bound on I(x; z) in nats; the lower one can be at most log N.
         samples: Samples of the prior beside the images; None for fewer than 40 images.
         probe: A linear classifier on the codes, if labels were given.
+        total_kl: Nats of the whole code, with what belongs to no dimension, as the choice of a component of
+            a mixture; None where that is the sum of ``kl``.
     """
 
     images: int
@@ -79,13 +81,17 @@ class Health:
     information: tuple[float, float] | None = None
     samples: SampleQuality | None = None
     probe: Probe | None = None
+    total_kl: float | None = None
 
     def facts(self) -> list[str]:
         """What was measured beside the channels, as sentences."""
         said = []
         if self.active is not None:
             used = f"{self.active} of {len(self.kl)} dimensions"
-            said.append(f"The code holds {sum(self.kl):.1f} nats in {used} (KL divergence from the prior).")
+            total = "" if self.total_kl is None else f", {self.total_kl:.1f} with the choice of component"
+            said.append(
+                f"The code holds {sum(self.kl):.1f} nats in {used}{total} (KL divergence from the prior)."
+            )
         if self.information is not None:
             low, high = self.information
             full = math.log(self.images)
@@ -149,11 +155,12 @@ def reconstruction_quality(images: Tensor, reconstructions: Tensor) -> dict[str,
     }
 
 
-def _verdict(r2: tuple[float, ...], kl: tuple[float, ...], samples: SampleQuality | None) -> tuple[str, str]:
-    if any(not np.isfinite(value) for value in (*r2, *kl)):
+def _verdict(
+    r2: tuple[float, ...], information: float | None, samples: SampleQuality | None
+) -> tuple[str, str]:
+    if any(not np.isfinite(value) for value in (*r2, information or 0.0)):
         return "collapsed", "The reconstruction is not finite: train again with a smaller learning rate."
-    information = sum(kl)
-    if kl and information < COLLAPSED_NATS and float(np.mean(r2)) < BLURRED_R2:
+    if information is not None and information < COLLAPSED_NATS and float(np.mean(r2)) < BLURRED_R2:
         return "collapsed", (
             f"The code holds only {information:.1f} nats: it has collapsed. The usual cause is a "
             "reconstruction term that is too weak (a fixed sigma of 1, or the mean squared error plus KL): "
@@ -187,7 +194,7 @@ def measure_health(
         OptionError: Labels that are not one for each image, of at least two classes with five images each.
     """
     classes = None if labels is None else _classes(labels, len(images))
-    truth, bare, divergences, codes = [], [], [], []
+    truth, bare, divergences, totals, codes = [], [], [], [], []
     posteriors: list[tuple[Tensor, Tensor]] = []
     layers: dict[str, list[Tensor]] = {}
     for batch in images.split(batch_size):
@@ -196,14 +203,16 @@ def measure_health(
         for name, reconstruction in generator.stage_reconstructions(batch).items():
             layers.setdefault(name, []).append(reconstruction)
         divergences.append(generator.kl_per_dimension(batch) * len(batch))
+        totals.append(generator.total_kl(batch) * len(batch))
         posterior = generator.posterior_of(batch)
         codes.append(generator.encode(batch) if posterior is None else posterior[0])
         posteriors += [] if posterior is None else [posterior]
     target = torch.cat(truth)
     quality = reconstruction_quality(target, torch.cat(bare))
     kl = (torch.stack(divergences).sum(0) / len(images)).tolist() if divergences[0].numel() else []
+    total = float(torch.stack(totals).sum() / len(images)) if kl else None
     samples = sample_quality(generator, images, batch_size=batch_size)
-    status, sentence = _verdict(quality["r2"], tuple(kl), samples)
+    status, sentence = _verdict(quality["r2"], total, samples)
     return Health(
         images=len(images),
         kl=tuple(kl),
@@ -211,9 +220,10 @@ def measure_health(
         status=status,
         sentence=sentence,
         active=sum(value > ACTIVE_NATS for value in kl) if kl else None,
-        information=_information(posteriors, sum(kl)) if kl and posteriors else None,
+        information=_information(posteriors, total) if total is not None and posteriors else None,
         samples=samples,
         probe=None if classes is None else _probe(torch.cat(codes), classes),
+        total_kl=None if total is None or math.isclose(total, sum(kl), abs_tol=1e-4) else total,
         **quality,
     )
 
@@ -223,7 +233,7 @@ def _information(posteriors: list[tuple[Tensor, Tensor]], kl: float) -> tuple[fl
     mean, log_variance = (torch.cat(parts).cpu() for parts in zip(*posteriors, strict=True))
     epsilon = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
     low = float(encoded_information(mean, log_variance, mean + (0.5 * log_variance).exp() * epsilon))
-    return min(max(low, 0.0), kl), kl
+    return max(low, 0.0), kl
 
 
 def _classes(labels: ArrayLike, count: int) -> np.ndarray:

@@ -76,8 +76,8 @@ class LinearPath(nn.Module):
         Of fewer patches than dimensions the rest of the code begins at the prior.
         """
         dimensions = self.decoder.in_channels
-        flat = self._patches(images).movedim(1, -1).flatten(0, 2).double()
-        flat = flat[:: max(1, len(flat) // MOST_PATCHES)]
+        flat = self._patches(images).movedim(1, -1).flatten(0, 2)
+        flat = flat[:: max(1, len(flat) // MOST_PATCHES)].double()
         mean = flat.mean(dim=0)
         away = flat - mean
         rank = min(dimensions, *away.shape)

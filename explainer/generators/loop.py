@@ -9,6 +9,7 @@ step, with one more. Lightning takes two seconds to import, so this module is im
 import logging
 import math
 import os
+import pickle
 import signal
 import threading
 import time
@@ -27,6 +28,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from explainer.errors import TrainingError
 from explainer.generators.base import as_unit_interval
 from explainer.generators.feed import Feed
 
@@ -105,6 +107,8 @@ class Loop(pl.LightningModule):
         self.began = time.monotonic()
         self.register_buffer("skipped", torch.zeros((), dtype=torch.long))
         self.skipped: Tensor
+        self.finished = False
+        self.learned = False  # from one batch at least
         self.rows: list[dict[str, float | str]] = []
 
     def progress(self) -> float:
@@ -138,6 +142,7 @@ class Loop(pl.LightningModule):
         gradients = [p.grad for p in self.trained.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if torch.isfinite(norm):
+            self.learned = self.learned or bool(gradients)
             nn.utils.clip_grads_with_norm_(self.trained.parameters(), 1.0, norm)
         else:
             self.skipped += 1
@@ -152,10 +157,12 @@ class Loop(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rows"], checkpoint["elapsed"] = self.rows, time.monotonic() - self.began
+        checkpoint["finished"], checkpoint["learned"] = self.finished, self.learned
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.rows = list(checkpoint.get("rows", []))
         self.began = time.monotonic() - checkpoint.get("elapsed", 0.0)
+        self.finished, self.learned = checkpoint.get("finished", False), checkpoint.get("learned", True)
 
 
 class _Checkpoints(pl.Callback):
@@ -220,6 +227,9 @@ class _Bar(pl.Callback):
 def run(loop: Loop, images: Feed, batch_size: int, folder: Path, *, progress: bool) -> None:
     """Run one phase to the end of its budget, continuing from its checkpoint if there is one.
 
+    A phase that has finished is loaded and not trained any more, whatever time there is now: the phases
+    after it have learned on its weights.
+
     Args:
         loop: The phase.
         images: Training images.
@@ -228,13 +238,19 @@ def run(loop: Loop, images: Feed, batch_size: int, folder: Path, *, progress: bo
         progress: Show a progress bar when attached to a terminal.
 
     Raises:
+        TrainingError: The checkpoint is damaged.
         KeyboardInterrupt: Ctrl-C; what was trained until then is in the checkpoint.
     """
     slug = loop.name.replace(" ", "-")
     latest = folder / f"{slug}.ckpt"
     batches = _Batches(images, batch_size, loop.steps, loop.seed)
     if latest.exists():
-        batches.start = int(torch.load(latest, weights_only=True, map_location="cpu")["global_step"])
+        checkpoint = _read(loop, latest)
+        if checkpoint.get("finished"):
+            loop.load_state_dict(checkpoint["state_dict"])
+            loop.on_load_checkpoint(checkpoint)
+            return
+        batches.start = int(checkpoint["global_step"])
     checkpoints = _Checkpoints(latest)
     console = Console(stderr=True)
     bar = [_Bar(loop, console)] if progress and console.is_terminal else []
@@ -260,9 +276,25 @@ def run(loop: Loop, images: Feed, batch_size: int, folder: Path, *, progress: bo
         except SystemExit as error:  # Lightning's answer to a second Ctrl-C
             raise KeyboardInterrupt from error
         if not checkpoints.stopped:
+            loop.finished = True
             checkpoints.write(trainer)
         if checkpoints.interrupted:
             raise KeyboardInterrupt
+
+
+def _read(loop: Loop, path: Path) -> dict[str, Any]:
+    """A checkpoint of a phase, if it is whole."""
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        wanted, found = set(loop.state_dict()), set(checkpoint["state_dict"])
+        if not wanted <= found or "global_step" not in checkpoint:
+            raise ValueError("it is not one of this phase")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
+        raise TrainingError(
+            "resume_from", "holds a damaged checkpoint", received=f"{path}: {error}",
+            remedy="Remove that file to train its phase again, or choose an empty folder.",
+        ) from error  # fmt: skip
+    return checkpoint
 
 
 @contextmanager

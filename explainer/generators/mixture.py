@@ -184,7 +184,8 @@ class GaussianMixtureVAE(VAE):
         else:
             chosen = torch.full((count,), component)
         noise = torch.randn(count, self.latent_dim, generator=random)
-        return self.decode(mixture.draw(chosen.to(self.latent_mean.device), noise.to(self.latent_mean)))
+        codes = mixture.draw(chosen.to(self.latent_mean.device), noise.to(self.latent_mean))
+        return self._decode_in_parts(codes)
 
     # -- training ------------------------------------------------------------------------------------
 
@@ -299,17 +300,32 @@ class GaussianMixtureVAE(VAE):
     def kl_per_dimension(self, images: Tensor) -> Tensor:
         """KL divergence ``(D,)`` in nats of the posterior from the components, weighted by responsibility.
 
-        What the choice of the component itself says, at most log K nats, belongs to no dimension and is
-        not in it.
+        What the choice of the component itself says belongs to no dimension: it is in :meth:`total_kl`.
         """
+        return self._divergences(images)[0]
+
+    @torch.no_grad()
+    def total_kl(self, images: Tensor) -> Tensor:
+        """That of all dimensions and of the choice of the component, in nats.
+
+        For responsibilities r of whatever kind, ``KL(q || mixture)`` is at most
+        ``sum_k r_k KL(q || component k) + KL(r || weights)``.
+        """
+        per_dimension, choice = self._divergences(images)
+        return per_dimension.sum() + choice
+
+    def _divergences(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """KL divergence from the components ``(D,)``, and of their responsibilities from their weights."""
         mean, log_variance = self.posterior(self.prepare(images))
         prior = self.prior()
-        shares = mixture_log_densities(mean, prior).softmax(dim=1)
+        log_shares = mixture_log_densities(mean, prior).log_softmax(dim=1)
+        shares = log_shares.exp()
+        choice = (shares * (log_shares - prior.log_weights)).sum(dim=1).mean()
         rows = prior.mixing + torch.eye(self.latent_dim, device=mean.device)
         spread = torch.einsum("kde,ne->nkd", rows.square(), log_variance.exp())
         ratio = (prior.whitened(mean).square() + spread) * (-prior.log_variances).exp()
         kl = 0.5 * (ratio - 1 + prior.log_variances - log_variance[:, None])
-        return torch.einsum("nk,nkd->d", shares, kl) / len(images)
+        return torch.einsum("nk,nkd->d", shares, kl) / len(images), choice
 
     def options(self) -> dict[str, object]:
         options = {name: value for name, value in super().options().items() if name != "latent_channels"}

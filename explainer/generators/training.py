@@ -134,7 +134,7 @@ class TrainableGenerator(Generator):
             )  # fmt: skip
         if self.sampler is None or prior == "standard":
             return super().sample(count, seed=seed)
-        return self.decode(self.sampler.draw(count, torch.Generator().manual_seed(seed)))
+        return self._decode_in_parts(self.sampler.draw(count, torch.Generator().manual_seed(seed)))
 
     def fit(
         self,
@@ -177,16 +177,16 @@ class TrainableGenerator(Generator):
         Raises:
             OptionError: A budget that is not positive, several devices, or a classifier that is missing or
                 would not be used.
-            TrainingError: Unusable or fewer than 40 images, checkpoints of another run, or more than ten
-                steps and more than a tenth of a phase without a finite gradient.
+            TrainingError: Unusable or fewer than 40 images, checkpoints of another run or damaged ones,
+                or more than ten steps and more than a tenth of a phase without a finite gradient, or all.
             KeyboardInterrupt: Ctrl-C; what was trained until then is in ``resume_from``.
         """
         from explainer.generators.loop import Loop, run  # imports Lightning, which takes seconds
 
-        if steps < 1 or minutes <= 0 or batch_size < 1 or learning_rate <= 0:
+        if steps < 1 or batch_size < 1 or not (0 < minutes < math.inf and 0 < learning_rate < math.inf):
             raise OptionError(
                 "steps, minutes, batch_size, learning_rate",
-                "must be positive",
+                "must be positive and finite",
                 received=(steps, minutes, batch_size, learning_rate),
                 remedy="Pass for example steps=20_000, minutes=30.",
             )
@@ -232,7 +232,7 @@ class TrainableGenerator(Generator):
                 self.to(place)  # Lightning leaves what it trained on the CPU
                 rows += loop.rows
                 skipped += int(loop.skipped)
-                if skipped > max(10, budget // 10):
+                if skipped > max(10, budget // 10) or not loop.learned:
                     raise TrainingError(
                         "learning_rate", "too many steps had no finite gradient", received=skipped,
                         remedy="Train again with a smaller learning rate.",
@@ -308,11 +308,18 @@ class TrainableGenerator(Generator):
                 received=", ".join(map(str, named)) or "none", remedy='Pass for example devices="cuda".',
             )  # fmt: skip
         try:
-            return torch.device(named[0])
+            device = torch.device(named[0])
         except RuntimeError as error:
             raise OptionError(
                 "devices", "is no device", received=named[0], remedy='Pass "cpu", "cuda" or "cuda:1".'
             ) from error
+        present = torch.cuda.device_count() if device.type == "cuda" else int(device.type == "cpu")
+        if (device.index or 0) >= present:
+            raise OptionError(
+                "devices", "is not available here", received=named[0],
+                remedy='Pass "cpu"' + (', or "cuda:0".' if torch.cuda.device_count() else "."),
+            )  # fmt: skip
+        return device
 
     @contextmanager
     def _perceiving(self, classifier: Classifier | nn.Module | None, images: Feed) -> Iterator[None]:

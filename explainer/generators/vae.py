@@ -15,6 +15,7 @@ weights :math:`\lambda_i`, times the number of pixel values V, so that all are o
   minimised.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -33,11 +34,12 @@ from explainer.generators.objectives import (
     maximum_mean_discrepancy,
     sigma_reconstruction,
 )
-from explainer.generators.training import Phase, TrainableGenerator
+from explainer.generators.training import FEWEST_IMAGES, Phase, TrainableGenerator
 
 __all__ = ["VAE", "VAEOptions", "reparametrise"]
 
 START_IMAGES = 3000
+START_VALUES = 40_000_000  # of the images that the linear path starts from: 320 MB in double precision
 
 
 class VAEOptions(TypedDict, total=False):
@@ -177,7 +179,8 @@ class VAE(TrainableGenerator):
     def begin(self, phase: Phase, images: Feed) -> None:
         """Start the linear path."""
         if self.linear is not None:
-            chosen = images[torch.randperm(len(images))[:START_IMAGES]]  # seeded by fit
+            most = min(START_IMAGES, max(FEWEST_IMAGES, START_VALUES // math.prod(self.padded_shape)))
+            chosen = images[torch.randperm(len(images))[:most]]  # seeded by fit
             self.linear.start(self.prepare(as_unit_interval(chosen).to(self.intensity.device)))
 
     def phases(self) -> tuple[Phase, ...]:
@@ -223,6 +226,8 @@ class VAE(TrainableGenerator):
         nats, mse = sigma_reconstruction(*pair)
         loss = nats + beta * kl
         terms = {"reconstruction_nats": nats, "kl_nats": kl, "mse": mse.mean()}
+        if shared_sigma:
+            mse = (prepared - reconstruction).square().mean(dim=(0, 2, 3))
         if len(mse) > 1:
             terms |= {f"mse_channel_{channel}": error for channel, error in enumerate(mse)}
         distances: dict[str, tuple[float, Tensor]] = {}
