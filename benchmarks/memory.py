@@ -4,8 +4,8 @@ python benchmarks/memory.py
 python benchmarks/memory.py --uncached
 
 On a CPU, torch convolves with oneDNN, which keeps up to 1,024 compiled primitives, one for every layer and
-every number of images that a walk evaluates at once: memory that grows until all numbers were seen, and that
-is not ours. With --uncached this cache is off (slower), and what is left is the package's own.
+every number of images evaluated at once. Walks keep to few such numbers for that reason. With --uncached the
+cache is off (slower), and what is left is the package's own.
 
 Both runs read PNG files from a folder, each in a process of its own. What the process needs before the first
 image (the imports and the models) is subtracted; what is left must not grow with the number of images.

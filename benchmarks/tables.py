@@ -97,8 +97,6 @@ MISSED = {
         "the start alone is as good: the second phase adds nothing, also not with 1,000 steps (validation)",
     ("generator_samples", "MNIST: two-stage with its sampler over a single VAE"):
         "measured at 100 and 200 steps only, where a better prior changes little; longer ones were not run",
-    ("memory", "peak memory of 5,000 images over that of 256"):
-        "torch keeps one compiled convolution per layer and batch size; measured before walks kept to few",
 }  # fmt: skip
 CONTEXT = ("benchmark", "command", "machine", "versions")
 
