@@ -316,7 +316,7 @@ def main() -> None:
     parser.add_argument("--training", type=int, default=4000, help="images the conditional walk learns from")
     parser.add_argument("--steps", type=int, default=300, help="of its training")
     parser.add_argument("--only", nargs="*", help="rows to run")
-    parser.add_argument("--work", type=Path, default=Path("benchmarks/work"), help="unfinished tables")
+    parser.add_argument("--work", type=Path, default=Path("benchmarks/unfinished"), help="unfinished tables")
     options = parser.parse_args()
     images = read(options.dataset, options.data, options.labels, options.split)[: options.images]
     given = problem(options.dataset, images)
