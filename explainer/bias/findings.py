@@ -6,7 +6,8 @@ The JSON of a report (``schema`` 1) is an object with
 schema          1; a change of meaning or a removal makes it 2, additions do not
 findings        objects: classifier, target, attribute, column, verdict, sentence, p, q, gates (name, met,
                 value, bound, sentence), forward and reverse (null where nothing was walked), observed
-                (groups and cells as rows, differences with intervals), oracle, paths
+                (groups and cells as rows, differences with intervals), oracle, paths, shown (numbers of
+                the images whose walks are pictured, by reason)
 comparisons     objects: first, second, target, attribute, difference
 clusters        by "classifier, target": rows (numbers of images), direction, share, p, where (8 x 8),
                 distinct, shares (a sentence), attribute (null where none names it)
@@ -22,7 +23,7 @@ An effect is an object: value, low, high, n, groups, p, margin. What is not a fi
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from explainer.bias.confounding import Forward, Reverse
 from explainer.bias.discovery import Cluster
 from explainer.bias.junit import as_junit
 from explainer.bias.markdown import as_markdown
+from explainer.bias.pictures import Strip
 from explainer.bias.statistics import Effect
 from explainer.bias.subgroups import Observed
 from explainer.bias.verdict import AuditThresholds, Gate, Verdict
@@ -60,7 +62,9 @@ class Finding:
         reverse: What the classifier does when the oracle is walked; None if no walk crossed.
         observed: Group by group, without walks.
         oracle: Where the oracle comes from, and how good it is within each class, also on bare images.
-        paths: Mean probabilities of classifier and oracle along the walks, up and down, for plots.
+        paths: Mean probabilities of classifier and oracle along the walks, up and down, with intervals, see
+            :mod:`explainer.bias.paths`.
+        shown: Numbers of the images whose walks are pictured: worst, median and random.
     """
 
     classifier: str
@@ -76,6 +80,7 @@ class Finding:
     observed: Observed
     oracle: Mapping[str, float | str]
     paths: Mapping[str, list[float]]
+    shown: Mapping[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ class BiasReport:
         skipped: What could not be asked, sentences.
         thresholds: Where evidence turned into verdicts.
         provenance: Versions, seed, options, hashes and counts.
+        pictures: Some walks by "classifier, target"; of these only the numbers go into the JSON.
     """
 
     findings: tuple[Finding, ...]
@@ -125,6 +131,7 @@ class BiasReport:
     skipped: tuple[str, ...]
     thresholds: AuditThresholds
     provenance: Mapping[str, Any]
+    pictures: Mapping[str, tuple[Strip, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         counts = pd.Series([finding.verdict.status for finding in self.findings]).value_counts()
@@ -216,6 +223,7 @@ def _of_finding(finding: Finding) -> dict[str, Any]:
         },
         "oracle": finding.oracle,
         "paths": finding.paths,
+        "shown": finding.shown,
     }
 
 
