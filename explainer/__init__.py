@@ -35,7 +35,8 @@ imports only from entries before it in this list::
     checks/         suite.py
     saliency/       base.py difference.py score_module.py attribution.py methods.py sanity.py truth.py
     report/         output.py panels.py strip.py document.py charts.py figures.py training_figures.py
-    report/         fidelity_chart.py page.py sheet.py fidelity_figures.py
+    report/         fidelity_chart.py page.py sheet.py fidelity_figures.py spreadsheet.py
+    report/         bias_wording.py bias_charts.py bias_strips.py bias_page.py
     fillers.py      what takes the place of replaced pixels: noise, blur, mean, other images, a generator
     mutual_information.py of two lists of classes, with what chance adds taken off
     pixel_order.py  in which order pixels are replaced; superpixels; orders to compare with

@@ -29,6 +29,7 @@ ORDER = """
     saliency.sanity saliency.truth
     report.output report.panels report.strip report.document report.charts report.figures
     report.training_figures report.fidelity_chart report.page report.sheet report.fidelity_figures
+    report.spreadsheet report.bias_wording report.bias_charts report.bias_strips report.bias_page
     fillers mutual_information pixel_order replacement_curves paired_comparison fidelity_result replacement
     explanation result_folder explanations settings assembly session pipeline captum_attribution
     bias.statistics bias.attributes bias.oracles bias.walking bias.confounding bias.verdict

@@ -39,6 +39,8 @@ from explainer.bias.statistics import Effect
 from explainer.bias.subgroups import Observed
 from explainer.bias.verdict import AuditThresholds, Gate, Verdict
 from explainer.errors import OutputError
+from explainer.report.bias_page import finding_columns, write_bias
+from explainer.report.spreadsheet import csv_text
 
 __all__ = ["SCHEMA", "BiasReport", "Comparison", "Finding", "Group"]
 
@@ -199,6 +201,28 @@ class BiasReport:
     def to_junit(self, path: str | Path) -> Path:
         """Write a JUnit report, see :func:`explainer.bias.junit.as_junit`, and return the path."""
         return _written(path, as_junit(self.to_dict()))
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the table of findings, safe to open in a spreadsheet, and return the path."""
+        return _written(path, csv_text(*finding_columns(self.to_dict())))
+
+    def to_html(
+        self, path: str | Path, *, images: bool = True, wording: Mapping[str, str] | None = None
+    ) -> Path:
+        """Write the report as one HTML file that needs no network, and return the path.
+
+        Args:
+            path: The file to write; it appears whole or not at all.
+            images: Whether the walks that were kept are shown. Without them no pixel of any image is in it.
+            wording: Words in the place of the package's own, by name; see
+                :mod:`explainer.report.bias_wording`.
+
+        Raises:
+            OptionError: Wording that there is no place for, or that certifies.
+            OutputError: The file cannot be written.
+        """
+        walks = {key: [vars(strip) for strip in kept] for key, kept in self.pictures.items()}
+        return write_bias(self.to_dict(), path, walks, images=images, wording=wording)
 
     def to_markdown(self) -> str:
         """A fragment of a model card."""

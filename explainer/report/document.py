@@ -77,6 +77,29 @@ def _signed(value: object) -> str:
     return "not a number" if math.isnan(number) else f"{number:+.3f}".replace("-", "−")
 
 
+def _rounded(value: object) -> str:
+    """An effect or a rate: two decimals.
+
+    >>> [_rounded(value) for value in (-0.004, -0.25, 0.1, None, float("nan"))]
+    ['0.00', '−0.25', '0.10', 'not known', 'not known']
+    """
+    if value is None or math.isnan(number := float(value)):  # type: ignore[arg-type]
+        return "not known"
+    return "0.00" if abs(number) < 0.005 else f"{number:.2f}".replace("-", "−")
+
+
+def _chance(value: object) -> str:
+    """A p-value or a q-value.
+
+    >>> [_chance(value) for value in (1.0, 0.0314, 7.6e-6, 0.0)]
+    ['1', '0.031', '0.0000076', 'below 0.000001']
+    """
+    number = float(value)  # type: ignore[arg-type]
+    if number < 1e-6:
+        return "below 0.000001"
+    return f"{number:.2g}" if number >= 1e-3 else f"{number:.7f}"
+
+
 def _error(value: object, tolerance: float | None = None) -> str:
     """A signed difference of levels, with the decimals that the tolerance asks for.
 
@@ -99,6 +122,7 @@ def _environment(tolerance: float | None = None) -> jinja2.Environment:
     )
     environment.filters |= {"name": clean_name, "prose": _prose}
     environment.filters |= {"number": _number, "signed": _signed}
+    environment.filters |= {"rounded": _rounded, "chance": _chance}
     environment.filters["level"] = partial(format_level, tolerance=tolerance)
     environment.filters["error"] = partial(_error, tolerance=tolerance)
     environment.tests["nested"] = lambda value: isinstance(value, Mapping)

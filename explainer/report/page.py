@@ -21,6 +21,7 @@ from explainer.report.fidelity_chart import fidelity_plots
 from explainer.report.output import write_file
 from explainer.report.panels import (
     Panel,
+    colour_bar,
     colourise,
     data_uri,
     difference_limit,
@@ -70,11 +71,6 @@ def _pictures(panels: Sequence[Panel], alt: str) -> list[dict[str, Any]]:
             }
         )
     return pictures
-
-
-def _colour_bar(signed: bool) -> str:
-    ramp = np.linspace(-1, 1, 255) if signed else np.linspace(0, 1, 255)
-    return data_uri(colourise(ramp[None], 1.0, signed=signed), kind="png")
 
 
 def _overlay(values: np.ndarray, limit: float, signed: bool, original: object) -> np.ndarray | None:
@@ -270,8 +266,8 @@ def render_explanation(data: Mapping[str, Any]) -> str:
         "largest_error": f"{max(errors):.2g}" if errors else "not a number",
         "limit": f"{limit:.2g}",
         "scale": "displayed range" if windows else "full range",
-        "signed_bar": _colour_bar(True),
-        "unsigned_bar": _colour_bar(False),
+        "signed_bar": colour_bar(True),
+        "unsigned_bar": colour_bar(False),
         "saliency": _saliency(data["saliency"], original["image"]),
         "fidelity": _fidelity(data.get("fidelity")),
         # What is wrong comes first: nobody reads fourteen checks to find it.
