@@ -125,7 +125,7 @@ def test_the_exit_code_says_what_was_found(
     if code == 2:
         assert "fail-on: is unknown" in said.err
         return
-    assert asked["attributes"] == ["a", "b"]
+    assert asked["attributes"] == ("a", "b")
     assert asked["targets"] == [1]
     assert asked["group"] is None
     for status in statuses:
