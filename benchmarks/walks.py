@@ -272,19 +272,23 @@ def measured(given: Problem, images: Tensor, walked: Walked) -> dict[str, Any]:
     return row
 
 
-def cost(given: Problem, walks: dict[str, Walk], images: Tensor) -> dict[str, Any]:
-    """Time of encoding and walking to ten levels, in units of ten forward passes of all images."""
-    table: dict[str, Any] = {"images": len(images)}
+def cost(given: Problem, walks: dict[str, Walk], images: Tensor, rounds: int = 3) -> dict[str, Any]:
+    """Time of encoding and walking to ten levels, in units of ten forward passes of all images; medians."""
+    table: dict[str, Any] = {"images": len(images), "rounds": rounds}
     for name, walk in walks.items():
-        began = time.perf_counter()
-        scene = given.scene(images)
-        walk(scene, TEN_LEVELS)
-        done = time.perf_counter()
-        for _ in range(10):
-            scene.score(scene.z, torch.arange(len(images)))
+        units, seconds = [], []
+        for _ in range(rounds if name != "evolution" else 1):
+            began = time.perf_counter()
+            scene = given.scene(images)
+            walk(scene, TEN_LEVELS)
+            done = time.perf_counter()
+            for _ in range(10):
+                scene.score(scene.z, torch.arange(len(images)))
+            units.append((done - began) / (time.perf_counter() - done))
+            seconds.append((done - began) / len(images))
         table[name] = {
-            "forward units": (done - began) / (time.perf_counter() - done),
-            "seconds per image": (done - began) / len(images),
+            "forward units": float(np.median(units)),
+            "seconds per image": float(np.median(seconds)),
         }
         print(name, table[name], flush=True)
     return table
