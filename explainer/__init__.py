@@ -57,7 +57,9 @@ imports only from entries before it in this list::
     bias/           inputs.py evidence.py audit.py
     audit_run.py    an audit of files: the table, the images, what is written
     training_run.py a training that can be killed at any moment and continued
-    cli.py          the command `explainer`: parses, calls, prints
+    cli/            terminal.py completion.py options.py explain.py demo.py health.py train.py fidelity.py
+    cli/            audit.py models.py application.py
+    __main__.py     `python -m explainer`: the same as the command `explainer`
 
 The names in ``__all__`` are imported when first used, so that ``import explainer`` is quick.
 """

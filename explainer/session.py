@@ -28,7 +28,7 @@ from explainer.storage import state_sha256
 from explainer.walks import Scene, Walk, WalkResult, diverse_walks
 from explainer.walks.stepping import SteppingWalk
 
-__all__ = ["Plan", "Session"]
+__all__ = ["Plan", "Session", "require_device"]
 
 REFERENCE_SAMPLES = 256
 
@@ -212,16 +212,25 @@ def _given(generator: Generator | str | Path, device: torch.device) -> Generator
     return found.eval().to(device)
 
 
+def require_device(device: str | torch.device) -> torch.device:
+    """The device, which must be there.
+
+    Raises:
+        OptionError: torch has no such device here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device it does not have
+        raise OptionError(
+            "device", "cannot be used here", received=device,
+            remedy=f"Use cpu ({str(error).splitlines()[0]}).",
+        ) from error  # fmt: skip
+
+
 def _device(device: str | torch.device | None, classifier: Classifier) -> torch.device:
     """The device asked for, else the classifier's own."""
     if device is not None:
-        try:
-            return torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:  # torch raises either for a device it does not have
-            raise OptionError(
-                "device", "cannot be used here", received=device,
-                remedy=f"Use cpu ({str(error).splitlines()[0]}).",
-            ) from error  # fmt: skip
+        return require_device(device)
     if classifier.device is not None:
         return classifier.device
     modules = modules_within(classifier.model)

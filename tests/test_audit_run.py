@@ -76,7 +76,7 @@ def test_files_are_written(report: BiasReport, tmp_path: Path):
     files = audit_run.write_report(report, tmp_path)
     assert set(files) == {"json", "junit", "markdown", "csv"}
     assert json.loads(Path(files["json"]).read_text())["schema"] == 1
-    assert len(pd.read_csv(files["csv"])) == 2
+    assert pd.read_csv(files["csv"])["changed"].tolist() == report.to_frame()["changed"].tolist()
     assert Path(files["markdown"]).read_text() == report.to_markdown()
 
 
@@ -125,12 +125,32 @@ def test_the_exit_code_says_what_was_found(
     if code == 2:
         assert "fail-on: is unknown" in said.err
         return
-    assert asked["attributes"] == ["a", "b"]
+    assert asked["attributes"] == ("a", "b")
     assert asked["targets"] == [1]
     assert asked["group"] is None
     for status in statuses:
         assert f"It is {status}." in said.out
     assert (tmp_path / "out" / "audit.json").exists()
+
+
+def test_the_page_is_written_with_the_command_that_made_it(report, table, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(audit_run, "audit_table", lambda *_, **__: report)
+    monkeypatch.setattr(classifier_files, "open_classifier", lambda word, about: classifier())
+    arguments = ["audit", "--classifier", "m:f", "--data", str(table), "--label", "y", "--attributes", "a, b"]
+    page = tmp_path / "new" / "audit page.html"
+    pictures = []
+    for more in ([], ["--no-images"]):
+        with pytest.raises(SystemExit) as left:
+            cli.main([*arguments, "--html", str(page), "--target", "1", "--target", "0", *more])
+        assert left.value.code == 0
+        text = page.read_text(encoding="utf-8")
+        assert "explainer audit --classifier m:f --data" in text
+        assert f"--html &#39;{page}&#39;" in text
+        assert "--target 1 --target 0" in text
+        assert ("--no-images" in text) == bool(more)
+        pictures.append(text.count("data:image/webp"))
+        assert "audit page.html" in capsys.readouterr().out.replace("\n", "")
+    assert pictures[0] > 0 == pictures[1]
 
 
 def test_json_is_all_there_is_on_stdout(report, table, monkeypatch, capsys):

@@ -43,7 +43,8 @@ def test_every_part_of_an_audit_is_there(page: str) -> None:
     ]  # fmt: skip
     said = text_of(page)
     for words in (
-        "Supports evidence for confounding", "Of 6 findings: 1 evidence for confounding, 4 not detected, 1",
+        "Supports evidence for confounding",
+        "6 findings: evidence for confounding 1, not detected 4, insufficient evidence 1.",
         "forward +0.22 to +0.32 reverse +0.30 [+0.25, +0.35] q = 0.002", "not met unknown, needs 0.85",
         "clean, smiling : the classifier reads what cannot be shown.", "Not asked: beard: 3 images with it",
         "No two walks crossed", "label yes, attribute no (worst)", "No attribute names it", "0" * 64,

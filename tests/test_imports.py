@@ -34,7 +34,9 @@ ORDER = """
     explanation result_folder explanations settings assembly session pipeline captum_attribution
     bias.statistics bias.attributes bias.oracles bias.walking bias.confounding bias.verdict
     bias.subgroups bias.discovery bias.paths bias.pictures bias.junit bias.markdown bias.findings
-    bias.inputs bias.evidence bias.audit audit_run training_run cli
+    bias.inputs bias.evidence bias.audit audit_run training_run
+    cli.terminal cli.completion cli.options cli.explain cli.demo cli.health cli.train cli.fidelity cli.audit
+    cli.models cli.application __main__
 """.split()
 FOLDERS = {name.split(".")[0] for name in ORDER if "." in name}
 
@@ -146,10 +148,10 @@ def test_each_module_imports_only_from_entries_before_it(path: Path) -> None:
         ("from .vae import VAE", "generators.base", ["explainer.generators.vae"]),
         ("from explainer.generators import VAE", "generators.zoo", ["explainer.generators"]),
         ("from explainer.generators import zoo", "generators.vae", ["explainer.generators.zoo"]),
-        ("from explainer import explain", "cli", ["explainer.explain"]),
-        ("import explainer", "cli", ["explainer"]),
+        ("from explainer import explain", "cli.demo", ["explainer.explain"]),
+        ("import explainer", "cli.demo", ["explainer"]),
         ("from explainer.image import as_image", "image", ["explainer.image"]),
-        ("import explainer._models", "cli", ["explainer._models"]),
+        ("import explainer._models", "cli.models", ["explainer._models"]),
     ],
 )
 def test_wrong_direction_is_found(source: str, module: str, wrong: list[str]) -> None:
