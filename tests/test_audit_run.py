@@ -68,6 +68,21 @@ def test_a_table_is_audited(table: Path, report: BiasReport):
     assert audit is not None
 
 
+def test_what_is_to_be_shown_has_been_kept(report: BiasReport):
+    """Pictures of the walks that each finding names, and no more than those and a cluster's."""
+    for finding in report.findings:
+        kept = {strip.row: strip for strip in report.pictures[f"{finding.classifier}, {finding.target}"]}
+        shown = [row for rows in finding.shown.values() for row in rows]
+        assert [len(finding.shown[kind]) for kind in ("worst", "median", "random")] == [2, 1, 2]
+        assert set(shown) <= set(kept)
+        assert all(finding.attribute in kept[row].oracles for row in shown)
+    about = report.provenance
+    assert about["groups"] == 40
+    assert len(about["labels"]["sha256"]) == 64
+    assert about["options"]["reference"] == "the target's own oracle"
+    assert json.dumps(report.to_dict()).count("frames") == 0, "the JSON holds no pictures"
+
+
 def report_median(table: Path) -> str:
     return f"{pd.read_csv(table)['b'].median():g}"
 

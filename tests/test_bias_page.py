@@ -81,13 +81,15 @@ def test_pictures_are_those_named_with_what_was_said_of_them(page: str) -> None:
     labels = re.findall(r'<div class="walk-strip" role="group" aria-label="([^"]+)"', page)
     # the finding without walks shows none; the clusters' and the compared walks are there as well
     assert labels[:4] == [
-        "Largest change, image 7", "Largest change and drawn at random, image 3", "Median change, image 5",
-        "Drawn at random, image 9",
+        f"{reason}, gender, biased, smiling"
+        for reason in ("Largest change, image 7", "Largest change and drawn at random, image 3",
+                       "Median change, image 5", "Drawn at random, image 9")
     ]  # fmt: skip
-    assert labels.count("An example, image 3") == 1
+    assert labels.count("An example, image 3, group of walks 1") == 1
     assert [label for label in labels if label.startswith(("biased", "clean"))] == [
-        "biased, image 3", "clean, image 3"
+        "biased, image 3, biased and clean", "clean, image 3, biased and clean"
     ]  # fmt: skip
+    assert len(labels) == len(set(labels))
     first = page[page.index('class="film"') : page.index("</ol>", page.index('class="film"'))]
     assert text_of(first).replace("classifier", "\nclassifier").split("\n")[1:3] == [
         "classifier 0.20 ○ oracle 0.40 ○ change from the original; full colour is ±0.74 of the range "
