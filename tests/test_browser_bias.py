@@ -232,6 +232,21 @@ def test_hostile_names_stay_text(browser: Browser, hostile: Path) -> None:
     assert len(text) < 300_000, "ten kilobytes in every field are shortened"
 
 
+def test_each_hostile_name_is_shown_as_it_is(browser: Browser, tmp_path: Path) -> None:
+    record = bias_record()
+    record["findings"] = [
+        {**record["findings"][0], "classifier": name, "target": name, "attribute": name} for name in HOSTILE
+    ]
+    browser.open(write_bias(record, tmp_path / "audit.html"))
+    assert browser.complaints() == []
+    names = "Array.from(document.querySelectorAll('.finding > summary'),"
+    names += " each => Array.from(each.querySelectorAll('bdi'), part => part.textContent))"
+    for shown, name in zip(browser.run(names), HOSTILE, strict=True):
+        visible = "".join(character if character.isprintable() else " " for character in name)
+        expected = " ".join(visible.split())
+        assert set(shown) == {expected if len(expected) <= 120 else expected[:119] + "…"}
+
+
 def test_hostile_names_are_whole_and_harmless_in_what_is_downloaded(browser: Browser, hostile: Path) -> None:
     browser.open(hostile)
     data = browser.run("JSON.parse(JSON.parse(document.getElementById('report-json').textContent))")
