@@ -34,8 +34,9 @@ imports only from entries before it in this list::
     checks/         embedding.py identity.py realism.py robustness.py surrogate.py nulls.py verdict.py
     checks/         suite.py
     saliency/       base.py difference.py score_module.py attribution.py methods.py sanity.py truth.py
-    report/         output.py panels.py strip.py charts.py figures.py training_figures.py fidelity_chart.py
-    report/         page.py sheet.py fidelity_figures.py
+    report/         output.py panels.py strip.py document.py charts.py figures.py training_figures.py
+    report/         fidelity_chart.py page.py sheet.py fidelity_figures.py spreadsheet.py
+    report/         bias_wording.py bias_charts.py bias_strips.py bias_page.py
     fillers.py      what takes the place of replaced pixels: noise, blur, mean, other images, a generator
     mutual_information.py of two lists of classes, with what chance adds taken off
     pixel_order.py  in which order pixels are replaced; superpixels; orders to compare with
@@ -52,8 +53,8 @@ imports only from entries before it in this list::
     pipeline.py     explain(), explain_many(): read top to bottom it is the data flow
     captum_attribution.py ProgressiveExaggeration, captum's conventions
     bias/           statistics.py attributes.py oracles.py walking.py confounding.py verdict.py
-    bias/           subgroups.py discovery.py junit.py markdown.py findings.py inputs.py
-    bias/           evidence.py audit.py
+    bias/           subgroups.py discovery.py paths.py pictures.py junit.py markdown.py findings.py
+    bias/           inputs.py evidence.py audit.py
     audit_run.py    an audit of files: the table, the images, what is written
     training_run.py a training that can be killed at any moment and continued
     cli/            terminal.py completion.py options.py explain.py demo.py health.py train.py fidelity.py

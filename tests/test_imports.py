@@ -27,15 +27,16 @@ ORDER = """
     checks.nulls checks.verdict checks.suite
     saliency.base saliency.difference saliency.score_module saliency.attribution saliency.methods
     saliency.sanity saliency.truth
-    report.output report.panels report.strip report.charts report.figures report.training_figures
-    report.fidelity_chart report.page report.sheet report.fidelity_figures
+    report.output report.panels report.strip report.document report.charts report.figures
+    report.training_figures report.fidelity_chart report.page report.sheet report.fidelity_figures
+    report.spreadsheet report.bias_wording report.bias_charts report.bias_strips report.bias_page
     fillers mutual_information pixel_order replacement_curves paired_comparison fidelity_result replacement
     explanation result_folder explanations settings assembly session pipeline captum_attribution
     bias.statistics bias.attributes bias.oracles bias.walking bias.confounding bias.verdict
-    bias.subgroups bias.discovery bias.junit bias.markdown bias.findings bias.inputs bias.evidence
-    bias.audit audit_run training_run
-    cli.terminal cli.completion cli.options cli.explain cli.demo cli.health cli.train cli.fidelity cli.audit
-    cli.models cli.application __main__
+    bias.subgroups bias.discovery bias.paths bias.pictures bias.junit bias.markdown bias.findings
+    bias.inputs bias.evidence bias.audit audit_run training_run cli cli.terminal cli.completion
+    cli.options cli.explain cli.demo cli.health cli.train cli.fidelity cli.audit cli.models
+    cli.application __main__
 """.split()
 FOLDERS = {name.split(".")[0] for name in ORDER if "." in name}
 
