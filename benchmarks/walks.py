@@ -7,7 +7,8 @@
 One image of each person or patient, drawn with a seed; the zoo's generator and classifiers. Peers run on the
 same generator, classifier, images and carried detail: *latent shift* (Cohen et al. 2021; ``pip install
 --no-deps latentshift==0.0.6``) at its defaults and tuned on the validation split, and *Adam-200*, 200 steps
-of Adam on the code for each level. Both are slow, so they see the first images only, and the evolution walk more of them.
+of Adam on the code for each level. Both are slow, so they see the first images only, and the evolution walk
+more of them.
 Latent shift walks one class down and makes no frames at given levels: it is run for both classes with ten
 frames each, and for every level the nearest frame counts.
 
