@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 CARD = "card.json"
+AXES = "axes.safetensors"
 CARD_FORMAT = 1
 FEWEST_IMAGES = 40
 MOST_VALUES = 25_000_000  # of the images that percentiles and feature variances are taken from
@@ -259,7 +260,7 @@ class TrainableGenerator(Generator):
     def entry(self, folder: Path, *, half: bool = False) -> dict[str, object]:
         """Write the weights into an existing folder and return what a card says of them."""
         digest = write_tensors(folder / "generator.safetensors", self.state_dict(), half=half)
-        return {
+        entry: dict[str, object] = {
             "kind": self.kind,
             "options": self.options(),
             "quantiles": self.quantiles,
@@ -267,6 +268,10 @@ class TrainableGenerator(Generator):
             "file": "generator.safetensors",
             "sha256": digest,
         }
+        if self.axes is not None:
+            digest = write_tensors(folder / AXES, self.axes.tensors())
+            entry["axes"] = {**self.axes.plain(), "file": AXES, "sha256": digest}
+        return entry
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Write ``card.json`` and ``generator.safetensors``; the folder appears only when complete.

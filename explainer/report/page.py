@@ -126,6 +126,24 @@ def _fidelity(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
+def _axes(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The parts of the change by named axis, largest first, the unnamed one last, each with a bar."""
+    if found is None or not found["shares"]:
+        return None
+    named = sorted(found["terms"], key=lambda term: -abs(term["value"]))
+    parts = [*named, {"name": None, "value": found["unnamed"], "moved": None, "towards": ""}]
+    longest = max(abs(part["value"]) for part in parts) or 1.0
+    rows = []
+    for part in parts:
+        width = 100 * abs(part["value"]) / longest
+        share = part["value"] / found["change"]
+        rows.append(
+            {**part, "share": f"{100 * share:.0f} %".replace("-", "−"), "against": share < 0,
+             "start": round(100 - width, 2) if share < 0 else 100, "width": round(width, 2)}
+        )  # fmt: skip
+    return {**found, "rows": rows}
+
+
 def _count(checks: Sequence[Mapping[str, Any]], status: str) -> int:
     return sum(check["status"] == status for check in checks)
 
@@ -174,7 +192,8 @@ def render_explanation(data: Mapping[str, Any]) -> str:
             half-width within which a level counts as reached, .02 unless given; None draws no band;
             "alternatives", further walks of the image (outcome, verdict, frames); "fidelity", what replacing
             pixels did: curves (a data frame, see :func:`fidelity_plots`), rows (method, control, area, gain),
-            filler, unit, steps, draws, class_name and sentences.
+            filler, unit, steps, draws, class_name and sentences; "attribution_by_axis", the record of
+            :class:`explainer.axis_attribution.AxisAttribution`.
 
     Returns:
         A whole HTML document; nothing in it refers to another file or place.
@@ -270,6 +289,7 @@ def render_explanation(data: Mapping[str, Any]) -> str:
         "unsigned_bar": colour_bar(False),
         "saliency": _saliency(data["saliency"], original["image"]),
         "fidelity": _fidelity(data.get("fidelity")),
+        "axes": _axes(data.get("attribution_by_axis")),
         # What is wrong comes first: nobody reads fourteen checks to find it.
         "checks": sorted(data["checks"], key=lambda check: GRAVITY.index(check["status"])),
         "counts": [(each, count) for each in GRAVITY if (count := _count(data["checks"], each))],

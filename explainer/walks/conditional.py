@@ -43,7 +43,7 @@ from explainer.errors import ModelFileError, OptionError, TrainingError
 from explainer.generators.base import Generator
 from explainer.storage import new_folder, read_json, read_tensors, write_json, write_tensors
 from explainer.target import Target, TargetSpec
-from explainer.walks.base import Goals, Lanes, Walk
+from explainer.walks.base import Goals, Lanes, Walk, refused
 from explainer.walks.gradient import GradientWalk, require_gradient
 from explainer.walks.head import Head
 from explainer.walks.placing import Lane
@@ -232,6 +232,8 @@ class ConditionalWalk(Walk):
 
     def _require(self, scene: Scene) -> None:
         require_gradient(scene, self.name)
+        if scene.within is not None:
+            raise refused(self.name)
         if scene.z.shape[1] != self.head.latent_dim or scene.generator.fingerprint != self.generator:
             raise OptionError(
                 "walk",
