@@ -49,6 +49,7 @@ def test_every_part_of_an_audit_is_there(page: str) -> None:
         "clean, smiling : the classifier reads what cannot be shown.", "Not asked: beard: 3 images with it",
         "No two walks crossed", "label yes, attribute no (worst)", "No attribute names it", "0" * 64,
         "demographic parity, difference 0.10 [0.02, 0.18]", "biased − clean , smiling", "4" * 64,
+        "command none: called from Python",
         "one below 0.1 may be there", "most change: upper left", "3 images without an answer are left out",
     ):  # fmt: skip
         assert words in said, words

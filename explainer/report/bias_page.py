@@ -101,7 +101,7 @@ def render_bias(
         "warnings": [(key, said) for key, said in record["warnings"].items() if said],
         "skipped": record["skipped"],
         "thresholds": record["thresholds"],
-        "provenance": record["provenance"],
+        "provenance": {"command": "none: called from Python", **record["provenance"]},
         "alpha": record["provenance"].get("options", {}).get("alpha", 0.05),
         "images": bool(images and album.shown),
         "private": not images,
