@@ -206,6 +206,15 @@ def test_no_width_makes_the_report_scroll_sideways(
         assert min(browser.run(pictures)) >= 90
 
 
+def test_on_a_desktop_the_table_of_findings_needs_no_scrolling(browser: Browser, tmp_path: Path) -> None:
+    record = bias_record()
+    for found in record["findings"]:
+        found |= {"classifier": "smile, confounded with gender", "attribute": "Mouth_Slightly_Open"}
+    browser.open(write_bias(record, tmp_path / "audit.html"))
+    table = "document.querySelector('#findings-table').parentElement"
+    assert browser.run(f"{table}.scrollWidth <= {table}.clientWidth")
+
+
 def test_hostile_names_stay_text(browser: Browser, hostile: Path) -> None:
     browser.open(hostile)
     browser.run(OPEN_ALL)
