@@ -16,9 +16,10 @@ ORDER = """
     errors storage image_files image image_sets image_stream drawing synthetic metrics counterfactual
     frozen preprocessing target misuse estimators onnx_session exported_program classifier convnet
     generators.base generators.networks generators.linear generators.objectives generators.sampler
-    generators.feed generators.perception generators.sample_quality generators.health generators.loop
-    generators.training generators.vae generators.infomax generators.two_stage generators.clustering
-    generators.mixture generators.guidance generators.adapters generators.cards generators.zoo
+    generators.feed generators.perception generators.sample_quality generators.health
+    generators.selection generators.loop generators.training generators.vae generators.infomax
+    generators.two_stage generators.clustering generators.mixture generators.guidance
+    generators.adapters generators.cards generators.zoo
     classifier_files
     walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear walks.evolution
     walks.head walks.conditional walks.diverse
