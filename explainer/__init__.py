@@ -24,18 +24,20 @@ imports only from entries before it in this list::
     exported_program.py files of torch.export, run without running what they say
     classifier.py   Classifier
     convnet.py      the small classifiers trained here: networks, training
-    generators/     base.py networks.py linear.py objectives.py sampler.py feed.py perception.py
-    generators/     sample_quality.py health.py selection.py loop.py training.py vae.py
-    generators/     infomax.py two_stage.py clustering.py mixture.py adapters.py cards.py zoo.py
+    generators/     axes.py base.py networks.py linear.py objectives.py sampler.py feed.py perception.py
+    generators/     sample_quality.py health.py selection.py loop.py training.py vae.py infomax.py
+    generators/     two_stage.py clustering.py mixture.py guidance.py directions.py teacher.py guiding.py
+    generators/     adapters.py cards.py zoo.py
     classifier_files.py a classifier named by a word: of the zoo, a file, or a function
     walks/          scene.py placing.py base.py stepping.py gradient.py linear.py evolution.py head.py
-    walks/          conditional.py diverse.py
+    walks/          conditional.py diverse.py cluster.py
     checks/         base.py walked.py ends.py soundness.py consistency.py compatibility.py walk_back.py
     checks/         embedding.py identity.py realism.py robustness.py surrogate.py nulls.py verdict.py
     checks/         suite.py
     saliency/       base.py difference.py score_module.py attribution.py methods.py sanity.py truth.py
-    report/         output.py panels.py strip.py charts.py figures.py training_figures.py fidelity_chart.py
-    report/         page.py sheet.py fidelity_figures.py
+    report/         output.py panels.py strip.py document.py charts.py figures.py latent_map.py
+    report/         training_figures.py fidelity_chart.py page.py sheet.py fidelity_figures.py
+    report/         spreadsheet.py bias_wording.py bias_charts.py bias_strips.py bias_page.py
     fillers.py      what takes the place of replaced pixels: noise, blur, mean, other images, a generator
     mutual_information.py of two lists of classes, with what chance adds taken off
     pixel_order.py  in which order pixels are replaced; superpixels; orders to compare with
@@ -43,6 +45,7 @@ imports only from entries before it in this list::
     paired_comparison.py intervals and tests of methods measured on the same images
     fidelity_result.py Fidelity: curves, areas, differences, ranking
     replacement.py  fidelity(): which map is true to the classifier
+    axis_attribution.py the change of the score along a walk, by named axis
     explanation.py  Explanation
     result_folder.py explanations in a folder, in chunks; what became of an image that has none
     explanations.py Explanations: the list, the table, the summary, the page
@@ -52,11 +55,13 @@ imports only from entries before it in this list::
     pipeline.py     explain(), explain_many(): read top to bottom it is the data flow
     captum_attribution.py ProgressiveExaggeration, captum's conventions
     bias/           statistics.py attributes.py oracles.py walking.py confounding.py verdict.py
-    bias/           subgroups.py discovery.py junit.py markdown.py findings.py inputs.py
-    bias/           evidence.py audit.py
+    bias/           subgroups.py discovery.py paths.py pictures.py junit.py markdown.py findings.py
+    bias/           inputs.py evidence.py audit.py
     audit_run.py    an audit of files: the table, the images, what is written
     training_run.py a training that can be killed at any moment and continued
-    cli.py          the command `explainer`: parses, calls, prints
+    cli/            terminal.py completion.py options.py explain.py demo.py health.py train.py fidelity.py
+    cli/            audit.py models.py application.py
+    __main__.py     `python -m explainer`: the same as the command `explainer`
 
 The names in ``__all__`` are imported when first used, so that ``import explainer`` is quick.
 """

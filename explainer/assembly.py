@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from explainer.axis_attribution import AxisAttribution, attribute_to_axes, walked_path
 from explainer.checks import Thresholds, decide, default_identity, run_checks
 from explainer.checks.walked import Picture, Walked
 from explainer.explanation import Explanation
@@ -93,9 +94,10 @@ def assemble(
             checks=checks,
             saliency=shown,
             fidelity=_fidelity(walked, shown, settings) if settings.fidelity else None,
-            assumptions=(*_assumptions(scene, settings.detail), *assumptions),
+            assumptions=(*_assumptions(scene, settings), *assumptions),
             provenance={**origin, "image": _fingerprint(walked.original.image)},
             channel_names=scene.generator.channel_names,
+            attribution_by_axis=_by_axis(walked, levels),
         )
         for walked, checks, shown in zip(walks, found, maps, strict=True)
     ]
@@ -200,6 +202,15 @@ def _typical(walked: Walked, seed: int) -> Tensor:
     return samples if samples.shape[-2:] == size else resize(samples, size).clamp(0, 1)
 
 
+def _by_axis(walked: Walked, levels: Tensor) -> AxisAttribution | None:
+    """How much of the change of the score each named axis made; None where that cannot be said."""
+    scene, axes = walked.scene, walked.generator.axes
+    if axes is None or not scene.classifier.differentiable:
+        return None
+    path = walked_path(scene, walked.row, walked.latents, levels)
+    return attribute_to_axes(scene, [(walked.row, path)], axes)[0]
+
+
 def _fidelity(walked: Walked, maps: Mapping[str, SaliencyMap], settings: Settings) -> Fidelity:
     """How soon the class of this one image is lost when pixels go in the order of each map."""
     target = walked.target
@@ -226,7 +237,8 @@ def _outcome(walked: Walked, result: WalkResult, walk: Walk) -> str:
     return f"{first} {reasons[0][0].upper()}{reasons[0][1:]}." if reasons else first
 
 
-def _assumptions(scene: Scene, detail: float) -> tuple[str, ...]:
+def _assumptions(scene: Scene, settings: Settings) -> tuple[str, ...]:
+    detail = settings.detail
     height, width = scene.images.shape[-2:]
     top, left, rows, columns = scene.region
     seen = (
@@ -247,6 +259,7 @@ def _assumptions(scene: Scene, detail: float) -> tuple[str, ...]:
         f"Carried detail: {detail:.0%} of what the code does not hold of this image is added to every frame, "
         "less where the walk changes it.",
         *_of_the_mask(scene),
+        *_of_the_axes(scene, settings),
     )
 
 
@@ -255,6 +268,21 @@ def _of_the_mask(scene: Scene) -> tuple[str, ...]:
         return ()
     share = float((scene.allowed > 0).float().mean())
     return (f"Only {share:.0%} of the pixels were allowed to change; levels are of the masked frames.",)
+
+
+def _of_the_axes(scene: Scene, settings: Settings) -> tuple[str, ...]:
+    names = {"along": settings.along, "lock": settings.lock}
+    said = {key: ", ".join(f'"{name}"' for name in given) for key, given in names.items() if given}
+    sentences = []
+    if "along" in said:
+        sentences.append(
+            f"The walk was held to {said['along']}: other ways to the levels were not looked for."
+        )
+    if "lock" in said:
+        sentences.append(f"The walk was kept off {said['lock']}.")
+    if scene.generator.axes is not None and not scene.classifier.differentiable:
+        sentences.append("The classifier has no gradient, so the walk is not attributed to the named axes.")
+    return tuple(sentences)
 
 
 def _of_the_score(target: Target) -> str:

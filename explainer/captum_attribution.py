@@ -195,9 +195,9 @@ class _Scene(Scene):
         self._rows_of = score
         super().__init__(generator, classifier, target, images)
 
-    def deliver(self, z: Tensor, rows: Tensor) -> Tensor:
+    def deliver(self, z: Tensor, rows: Tensor, *, full: bool = False) -> Tensor:
         self._rows_of.rows = rows
-        return super().deliver(z, rows)
+        return super().deliver(z, rows, full=full)
 
 
 class _Score:

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from explainer.axis_attribution import AxisAttribution
 from explainer.checks import Check, Verdict
 from explainer.checks.walked import Picture
 from explainer.errors import ModelFileError
@@ -57,6 +58,8 @@ class Explanation:
         channel_names: Names of the channels, if they are not grey or RGB.
         alternatives: Further explanations of the image, each by moves apart from those before it, if
             several were asked for. Maps not made from the walk, and fidelity, are of the first alone.
+        attribution_by_axis: How much of the change of the score came from each named axis of the generator;
+            ``None`` if it has none, or the classifier has no gradient.
     """
 
     target: str
@@ -76,6 +79,7 @@ class Explanation:
     provenance: Mapping[str, Any]
     channel_names: tuple[str, ...] | None
     alternatives: tuple["Explanation", ...] = ()
+    attribution_by_axis: AxisAttribution | None = None
 
     # -- looking at it --------------------------------------------------------------------------------
 
@@ -100,6 +104,9 @@ class Explanation:
                 for name, saliency in self.saliency.items()
             },
             "fidelity": None if self.fidelity is None else self.fidelity.record(),
+            "attribution_by_axis": (
+                None if self.attribution_by_axis is None else self.attribution_by_axis.record()
+            ),
             "assumptions": list(self.assumptions),
             "channel_names": list(self.channel_names) if self.channel_names else None,
             "provenance": dict(self.provenance),
@@ -278,6 +285,7 @@ class Explanation:
                     for name, entry in record["saliency"].items()
                 },
                 "fidelity": _read_fidelity(record.get("fidelity"), tensors),
+                "attribution_by_axis": AxisAttribution.from_record(record.get("attribution_by_axis")),
                 "assumptions": tuple(record["assumptions"]),
                 "channel_names": tuple(record["channel_names"]) if record["channel_names"] else None,
                 "alternatives": tuple(

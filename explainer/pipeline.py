@@ -67,6 +67,9 @@ def explain(
     diverse: int = 1,
     identity: Identity | None = None,
     fidelity: bool = False,
+    along: Sequence[str] = (),
+    lock: Sequence[str] = (),
+    towards: str | int | None = None,
 ) -> Explanation:
     """Walk an image until the classifier's output has moved where it was asked to, and check the walk.
 
@@ -105,6 +108,11 @@ def explain(
             :mod:`explainer.checks.identity`. By default that of the zoo for its faces, else none.
         fidelity: Also replace pixels in the order of each map, see :func:`explainer.fidelity`: of one image
             there are the curves of its class's probability and of whether the class is kept.
+        along: Named axes of the generator to walk along, and nowhere else; see
+            :mod:`explainer.generators.guidance`. The gradient, linear and evolution walks can.
+        lock: Named axes not to walk along; what they say of the image stays.
+        towards: A cluster of a :class:`GaussianMixtureVAE`, by name or number: the walk goes straight to its
+            middle, and a level is reached if the score passes it on the way.
 
     Returns:
         The explanation. A level that could not be reached is in its frames with the reason.
@@ -119,7 +127,7 @@ def explain(
     limits = Thresholds() if thresholds is None else thresholds
     settings = Settings(
         target, levels, walk, detail, saliency, limits, seed, allow, preserve, sparsity, diverse, identity,
-        fidelity,
+        fidelity, along, lock, towards,
     )  # fmt: skip
     session = Session(classifier, generator, settings, device)
     with session.classifier.frozen(), _progress(progress) as say:
@@ -153,6 +161,9 @@ def explain_many(
     diverse: int = 1,
     identity: Identity | None = None,
     fidelity: bool = False,
+    along: Sequence[str] = (),
+    lock: Sequence[str] = (),
+    towards: str | int | None = None,
     batch_size: int = 32,
     out: str | Path | None = None,
 ) -> Explanations:
@@ -184,6 +195,9 @@ def explain_many(
         diverse: As for :func:`explain`.
         identity: As for :func:`explain`; the same for all images.
         fidelity: As for :func:`explain`, of each image its own; of many together :func:`explainer.fidelity`.
+        along: As for :func:`explain`.
+        lock: As for :func:`explain`.
+        towards: As for :func:`explain`.
         batch_size: Images read, walked and written together; fewer walk together if they are large.
         out: Folder to write to, new, empty, or begun by the same call.
 
@@ -201,7 +215,7 @@ def explain_many(
     limits = Thresholds() if thresholds is None else thresholds
     settings = Settings(
         target, levels, walk, detail, saliency, limits, seed, allow, preserve, sparsity, diverse, identity,
-        fidelity,
+        fidelity, along, lock, towards,
     )  # fmt: skip
     if not isinstance(batch_size, int) or batch_size < 1:
         raise OptionError("batch_size", "must be at least 1", received=batch_size, remedy="32 suits 64 px.")

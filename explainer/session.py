@@ -28,7 +28,7 @@ from explainer.storage import state_sha256
 from explainer.walks import Scene, Walk, WalkResult, diverse_walks
 from explainer.walks.stepping import SteppingWalk
 
-__all__ = ["Plan", "Session"]
+__all__ = ["Plan", "Session", "require_device"]
 
 REFERENCE_SAMPLES = 256
 
@@ -97,6 +97,7 @@ class Session:
         generator = self._generator(image)
         target, assumptions = self._target(image, generator)
         self.settings.levels_for(target)
+        self._within(generator)
         require_quantiles(generator.quantiles, self.settings.thresholds)
         if self.settings.fidelity and target.measure != "probability":
             raise OptionError(
@@ -120,6 +121,7 @@ class Session:
         scene = Scene(
             plan.generator, self.classifier, plan.target, images,
             strength=settings.detail, allow=settings.allow, preserve=settings.preserve,
+            within=self._within(plan.generator),
         )  # fmt: skip
         results = _walked(walk, scene, levels, settings.diverse)
         finish = partial(assemble, scene, levels=levels, walk=walk, assumptions=plan.assumptions + said)
@@ -144,8 +146,25 @@ class Session:
                 "outputs": self.classifier.outputs,
                 "preprocessing": self.classifier.preprocessing,
             },
-            "generator": "auto" if generator is None else state_sha256(generator.state_dict()),
+            "generator": "auto" if generator is None else state_sha256(_state(generator)),
         }
+
+    def _within(self, generator: Generator) -> Tensor | None:
+        """The directions ``along`` and ``lock`` leave; None if neither was asked for.
+
+        Raises:
+            OptionError: The generator has no axes of these names.
+        """
+        along, lock = self.settings.along, self.settings.lock
+        if not along and not lock:
+            return None
+        if generator.axes is None:
+            raise OptionError(
+                "along" if along else "lock", "needs a generator with named axes",
+                received=f"{generator.source}, which has none",
+                remedy="Name them: name_axes(generator, images, Guidance().label(...)).",
+            )  # fmt: skip
+        return generator.axes.subspace(along, lock)
 
     def _generator(self, image: Tensor) -> Generator:
         if self.generator is None:
@@ -176,6 +195,12 @@ class Session:
                 )
             self._targets[key] = found, said
         return self._targets[key]
+
+
+def _state(generator: Generator) -> dict[str, Tensor]:
+    """All tensors that decide what a generator does, those of its named axes too."""
+    axes = {} if generator.axes is None else generator.axes.tensors()
+    return {**generator.state_dict(), **{f"axes/{name}": tensor for name, tensor in axes.items()}}
 
 
 def _of_another(settings: Settings) -> Settings:
@@ -212,16 +237,25 @@ def _given(generator: Generator | str | Path, device: torch.device) -> Generator
     return found.eval().to(device)
 
 
+def require_device(device: str | torch.device) -> torch.device:
+    """The device, which must be there.
+
+    Raises:
+        OptionError: torch has no such device here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device it does not have
+        raise OptionError(
+            "device", "cannot be used here", received=device,
+            remedy=f"Use cpu ({str(error).splitlines()[0]}).",
+        ) from error  # fmt: skip
+
+
 def _device(device: str | torch.device | None, classifier: Classifier) -> torch.device:
     """The device asked for, else the classifier's own."""
     if device is not None:
-        try:
-            return torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:  # torch raises either for a device it does not have
-            raise OptionError(
-                "device", "cannot be used here", received=device,
-                remedy=f"Use cpu ({str(error).splitlines()[0]}).",
-            ) from error  # fmt: skip
+        return require_device(device)
     if classifier.device is not None:
         return classifier.device
     modules = modules_within(classifier.model)

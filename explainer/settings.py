@@ -14,7 +14,7 @@ from explainer.frozen import modules_within
 from explainer.saliency.methods import require_methods
 from explainer.storage import sha256, state_sha256
 from explainer.target import Target, TargetSpec
-from explainer.walks import EvolutionWalk, GradientWalk, LinearWalk, Walk
+from explainer.walks import ClusterWalk, EvolutionWalk, GradientWalk, LinearWalk, Walk
 from explainer.walks.base import require_levels
 
 __all__ = ["WALKS", "Levels", "Mask", "Settings", "walk_record"]
@@ -54,6 +54,9 @@ class Settings:
         diverse: Number of different explanations of each image.
         identity: Who is who, for the check that the frames keep it; None for that of the generator, if any.
         fidelity: Whether pixels are replaced in the order of each map.
+        along: Named axes to walk along, and nowhere else; everywhere if empty.
+        lock: Named axes not to walk along.
+        towards: A cluster of the generator to walk to, by name or number.
 
     Raises:
         OptionError: An option outside its range.
@@ -72,6 +75,9 @@ class Settings:
     diverse: int = 1
     identity: Identity | None = None
     fidelity: bool = False
+    along: Sequence[str] = ()
+    lock: Sequence[str] = ()
+    towards: str | int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.walk, Walk) and self.walk not in WALKS:
@@ -109,6 +115,24 @@ class Settings:
                 "fidelity", "needs the map of at least one method", received=f"saliency={self.saliency}",
                 remedy='Pass for example saliency=("difference",).',
             )  # fmt: skip
+        for argument in ("along", "lock"):
+            given = getattr(self, argument)
+            if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+                raise OptionError(
+                    argument, "must be a list of names of axes", received=given,
+                    remedy='Pass for example ["nucleus size"].',
+                )  # fmt: skip
+            object.__setattr__(self, argument, tuple(given))
+        if (self.along or self.lock) and self.sparsity:
+            raise OptionError(
+                "sparsity", "holds dimensions still, which along and lock need to move together",
+                received=self.sparsity, remedy="Ask for one of them.",
+            )  # fmt: skip
+        if self.towards is not None and (self.along or self.lock or self.walk != "gradient"):
+            raise OptionError(
+                "towards", "says the way to go, and so do along, lock and walk", received=self.towards,
+                remedy="Leave the others out.",
+            )  # fmt: skip
         if self.identity is not None and not isinstance(self.identity, Identity):
             raise OptionError(
                 "identity", "must be an Identity", received=type(self.identity).__name__,
@@ -121,6 +145,8 @@ class Settings:
 
     def walker(self, *, differentiable: bool) -> tuple[Walk, tuple[str, ...]]:
         """The walk to take with a classifier that has a gradient or has none, and what was assumed for it."""
+        if self.towards is not None:
+            return ClusterWalk(self.towards), ()
         if isinstance(self.walk, Walk):
             return self.walk, ()
         if self.walk == "gradient" and not differentiable:
@@ -141,6 +167,9 @@ class Settings:
             "preserve": _mask_record(self.preserve),
             "identity": _identity_record(self.identity),
             "fidelity": self.fidelity,
+            **({"along": list(self.along)} if self.along else {}),
+            **({"lock": list(self.lock)} if self.lock else {}),
+            **({"towards": self.towards} if self.towards is not None else {}),
         }
 
     def whole_record(self) -> dict[str, Any]:

@@ -165,13 +165,16 @@ def prepare(out: Path, given: Mapping[str, Any], *, resume: bool) -> Settings:
     return settings
 
 
-def train(settings: Settings, out: Path, *, progress: bool) -> TrainingResult:
+def train(
+    settings: Settings, out: Path, *, progress: bool, device: str | torch.device | None = None
+) -> TrainingResult:
     """Train, save and measure a generator; continues where checkpoints are.
 
     Args:
         settings: Checked by :func:`prepare`.
         out: The model folder to be.
         progress: Show a bar when attached to a terminal.
+        device: Where to train; the CPU by default. It is no setting: a run may go on elsewhere.
 
     Raises:
         ExplainerError: Data that cannot be trained on, or settings that are not those of the run.
@@ -198,6 +201,7 @@ def train(settings: Settings, out: Path, *, progress: bool) -> TrainingResult:
         generator.fit(
             training, steps=settings.steps, minutes=settings.minutes, seed=settings.seed,
             flip=settings.flip, held_out=held_out, resume_from=folder, progress=progress,
+            devices=device,
         )  # fmt: skip
     except ExplainerError:
         if not any(folder.glob("*.ckpt")):  # nothing was trained: the next attempt is not a continuation

@@ -1,6 +1,7 @@
 """The command: what it calls, what it prints, how it ends; with stand-ins, and once end to end."""
 
 import json
+import shlex
 import subprocess
 import sys
 import types
@@ -11,9 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import rich.text
+import typer
 
 from explainer import cli
+from explainer.cli import models as zoo_command
 from explainer.errors import GeneratorError, ModelFileError
+
+COMMANDS = typer.main.get_command(cli.app).commands
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -314,10 +320,31 @@ def test_a_folder_that_cannot_be_made_is_said_before_any_work(
     assert desk.asked == {}
 
 
-def test_wrong_usage_ends_with_2(desk: Desk, picture: Path) -> None:
-    assert ends_with("explain", picture) == 2
-    assert ends_with("explain", picture, "--classifier", "faces/smile", "--level", "high") == 2
-    assert ends_with("explian") == 2
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("explain", "a.png"), "Missing option '--classifier'. See explainer explain --help."),
+        (("demo", "--seed", "high"), "Invalid value for '--seed': "),
+        (("demo", "--sead", "1"), "No such option: --sead"),
+        (("explian",), "No such command 'explian'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_ends_with_2(
+    desk: Desk, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    assert ends_with(*words) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"Error {said}")
+    assert "--help." in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_no_words_at_all_print_the_manual(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends_with() == 2
+    printed = capsys.readouterr()
+    assert "Start here" in printed.out
+    assert "Error" not in printed.err
 
 
 def test_a_fault_of_ours_is_not_taken_for_a_verdict(
@@ -325,7 +352,28 @@ def test_a_fault_of_ours_is_not_taken_for_a_verdict(
 ) -> None:
     desk.error = ZeroDivisionError("a fault")
     assert ends_with("demo", "--out", tmp_path) == 3
-    assert "ZeroDivisionError: a fault" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("Fault ZeroDivisionError: a fault (test_cli.py, line ")
+    assert "add --debug" in said
+    assert said.count("\n") == 1
+    assert ends_with("demo", "--out", tmp_path, "--debug") == 3
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_a_fault_outside_of_a_command_is_none_of_its_verdicts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(**options: object) -> None:
+        raise ZeroDivisionError("while parsing")
+
+    monkeypatch.setattr("explainer.cli.application.app", fails)
+    assert ends_with("demo") == 3
+    assert "ZeroDivisionError: while parsing" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_130(desk: Desk, tmp_path: Path) -> None:
+    desk.error = KeyboardInterrupt()
+    assert ends_with("demo", "--out", tmp_path) == 130
 
 
 @pytest.mark.parametrize(
@@ -350,12 +398,14 @@ def test_models_lists_what_can_be_loaded(
     (tmp_path / "dots").mkdir()
     (tmp_path / "dots" / "generator.safetensors").write_bytes(b"0" * 12_345)
     (tmp_path / "dots" / "round.safetensors").write_bytes(b"0" * 67)
-    monkeypatch.setattr(cli, "files", {"explainer._models": tmp_path}.__getitem__)
+    monkeypatch.setattr(zoo_command, "files", {"explainer._models": tmp_path}.__getitem__)
     assert ends_with("models", "--json") == 0
     generator = {"name": "dots", "kind": "generator (vae)", "shape": [1, 32, 32], "bytes": 12_345}
     classifier = {"name": "dots/round", "kind": "classifier", "shape": [32, 32], "bytes": 67}
     rows = [{**generator, "licence": "CC0 [x]"}, {**classifier, "licence": "MIT"}]
     assert json.loads(capsys.readouterr().out) == rows
+    assert ends_with("models", "--quiet", "--seed", "1", "--device", "cpu") == 0
+    assert capsys.readouterr().out == "dots\ndots/round\n"
     assert ends_with("models") == 0
     table = capsys.readouterr().out
     for word in ("dots/round", "generator (vae)", "1 x 32 x 32", "12,345", "CC0 [x]", "MIT"):
@@ -375,12 +425,32 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert ends_with("--version") == 0
     assert capsys.readouterr().out == explainer.__version__ + "\n"
     assert ends_with("--help") == 0
-    assert "Exit codes: 0 done, 1 the verdict" in capsys.readouterr().out
+    manual = capsys.readouterr().out
+    assert "Exit codes\n" in manual.replace(" \n", "\n").replace("  ", "")
+    for name in COMMANDS:
+        assert f"explainer {name}" in manual, f"the manual does not say what {name} is for"
+
+
+def test_every_command_takes_what_all_take_and_its_examples_are_right() -> None:
+    for name, command in COMMANDS.items():
+        options = {word for parameter in command.params for word in parameter.opts}
+        assert {"--json", "--seed", "--device", "--quiet", "--debug"} <= options, name
+        text = rich.text.Text.from_markup(command.epilog).plain.replace("\\\n", " ")
+        shown = [shlex.split(line) for line in text.splitlines() if line.startswith("  explainer ")]
+        assert any(words[1] == name for words in shown), f"{name} has no example of its own"
+        for _, called, *words in shown:
+            COMMANDS[called].make_context(called, words)  # raises on what is no option or has no value
+
+
+def test_a_command_line_in_an_example_can_be_copied_from_a_narrow_terminal() -> None:
+    for command in COMMANDS.values():
+        for line in rich.text.Text.from_markup(command.epilog).plain.splitlines():
+            assert len(line) <= 80 or line.startswith("  #")
 
 
 @pytest.mark.slow
 def test_demo_end_to_end(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from explainer.cli import main; main()", "demo", "--json"]
+    command = [sys.executable, "-m", "explainer", "demo", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 1), done.stderr
     assert "Traceback" not in done.stderr

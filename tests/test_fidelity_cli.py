@@ -64,6 +64,8 @@ def test_a_folder_without_walk_and_labels_prints_tables(table, capsys) -> None:
         (("--saliency", "magic"), "saliency: must be a tuple of known methods"),
         (("--saliency", "saliency", "--unit", "voxels"), "unit: is not known"),
         (("--saliency", "saliency", "--filler", "snow"), "filler: is not known"),
+        (("--saliency", "saliency", "--device", "cuda:99"), "device: cannot be used here"),
+        (("--saliency", "saliency", "--size", "64"), "size: does not belong to a classifier of the zoo"),
     ],
 )
 def test_wrong_words_end_with_2_and_a_remedy(table, words, text, capsys) -> None:
@@ -74,3 +76,32 @@ def test_wrong_words_end_with_2_and_a_remedy(table, words, text, capsys) -> None
 def test_labels_need_a_table(table, capsys) -> None:
     assert run("fidelity", table.parent, *OPTIONS, "--labels", "mood") == 2
     assert "labels: are read from a table" in capsys.readouterr().err
+
+
+def test_a_classifier_of_ones_own_needs_a_generator_only_for_walks(
+    table, tmp_path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "bright_mouths.py").write_text(
+        "import torch\n\n\nclass Net(torch.nn.Module):\n    def forward(self, images):\n"
+        "        return images[:, :, 40:].mean((1, 2, 3))[:, None] * 20 - 6\n\n\n"
+        "def net():\n    return Net()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "fidelity",
+        table,
+        "--classifier",
+        "bright_mouths:net",
+        "--size",
+        "64",
+        "--steps",
+        2,
+        "--draws",
+        1,
+    )
+    assert run(*words) == 2
+    assert "generator: must be named for a classifier that is not of the zoo" in capsys.readouterr().err
+    assert run(*words, "--saliency", "saliency", "--device", "cpu", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["methods"] == ["saliency"]
+    assert run(*words, "--saliency", "difference", "--generator", "faces", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["methods"] == ["difference"]

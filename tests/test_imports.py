@@ -15,26 +15,31 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ORDER = """
     errors storage image_files image image_sets image_stream drawing synthetic metrics counterfactual
     frozen preprocessing target misuse estimators onnx_session exported_program classifier convnet
-    generators.base generators.networks generators.linear generators.objectives generators.sampler
-    generators.feed generators.perception generators.sample_quality generators.health
+    generators.axes generators.base generators.networks generators.linear generators.objectives
+    generators.sampler generators.feed generators.perception generators.sample_quality generators.health
     generators.selection generators.loop generators.training generators.vae generators.infomax
     generators.two_stage generators.clustering generators.mixture generators.guidance
-    generators.adapters generators.cards generators.zoo
-    classifier_files
+    generators.directions generators.teacher generators.guiding generators.adapters generators.cards
+    generators.zoo classifier_files
     walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear walks.evolution
-    walks.head walks.conditional walks.diverse
+    walks.head walks.conditional walks.diverse walks.cluster
     checks.base checks.walked checks.ends checks.soundness checks.consistency checks.compatibility
     checks.walk_back checks.embedding checks.identity checks.realism checks.robustness checks.surrogate
     checks.nulls checks.verdict checks.suite
     saliency.base saliency.difference saliency.score_module saliency.attribution saliency.methods
     saliency.sanity saliency.truth
-    report.output report.panels report.strip report.charts report.figures report.training_figures
-    report.fidelity_chart report.page report.sheet report.fidelity_figures
+    report.output report.panels report.strip report.document report.charts report.figures
+    report.latent_map report.training_figures report.fidelity_chart report.page report.sheet
+    report.fidelity_figures report.spreadsheet report.bias_wording report.bias_charts report.bias_strips
+    report.bias_page
     fillers mutual_information pixel_order replacement_curves paired_comparison fidelity_result replacement
-    explanation result_folder explanations settings assembly session pipeline captum_attribution
+    axis_attribution explanation result_folder explanations settings assembly session pipeline
+    captum_attribution
     bias.statistics bias.attributes bias.oracles bias.walking bias.confounding bias.verdict
-    bias.subgroups bias.discovery bias.junit bias.markdown bias.findings bias.inputs bias.evidence
-    bias.audit audit_run training_run cli
+    bias.subgroups bias.discovery bias.paths bias.pictures bias.junit bias.markdown bias.findings
+    bias.inputs bias.evidence bias.audit audit_run training_run
+    cli.terminal cli.completion cli.options cli.explain cli.demo cli.health cli.train cli.fidelity cli.audit
+    cli.models cli.application __main__
 """.split()
 FOLDERS = {name.split(".")[0] for name in ORDER if "." in name}
 
@@ -146,10 +151,10 @@ def test_each_module_imports_only_from_entries_before_it(path: Path) -> None:
         ("from .vae import VAE", "generators.base", ["explainer.generators.vae"]),
         ("from explainer.generators import VAE", "generators.zoo", ["explainer.generators"]),
         ("from explainer.generators import zoo", "generators.vae", ["explainer.generators.zoo"]),
-        ("from explainer import explain", "cli", ["explainer.explain"]),
-        ("import explainer", "cli", ["explainer"]),
+        ("from explainer import explain", "cli.demo", ["explainer.explain"]),
+        ("import explainer", "cli.demo", ["explainer"]),
         ("from explainer.image import as_image", "image", ["explainer.image"]),
-        ("import explainer._models", "cli", ["explainer._models"]),
+        ("import explainer._models", "cli.models", ["explainer._models"]),
     ],
 )
 def test_wrong_direction_is_found(source: str, module: str, wrong: list[str]) -> None:

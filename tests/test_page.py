@@ -19,7 +19,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from explainer.errors import ImageError, OptionError, OutputError
-from explainer.report import embed_page, page, render_explanation, write_page
+from explainer.report import document, embed_page, render_explanation, write_page
 from explainer.report.charts import level_chart, nice_ticks
 from explainer.report.output import write_file
 from explainer.report.panels import image_panels
@@ -397,7 +397,7 @@ def test_wrong_data_are_named() -> None:
 def test_a_name_missing_in_a_template_is_an_error() -> None:
     values = {**page_data(), "policy": ""}
     with pytest.raises(jinja2.UndefinedError):
-        page._environment().from_string("{{ verdict.nothing }}").render(values)
+        document._environment().from_string("{{ verdict.nothing }}").render(values)
 
 
 def test_page_is_written_whole(tmp_path: Path, rendered: str) -> None:

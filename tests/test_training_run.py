@@ -99,7 +99,10 @@ def test_rectangular_images_a_sampler_and_a_linear_probe(
     ends_with("health", out, "--data", table, "--labels", "side")
     assert "A linear classifier reads the labels" in capsys.readouterr().out
     assert ends_with("health", out, "--data", table, "--labels", "age") == 2
-    assert "labels: is no column of the table of images" in capsys.readouterr().err
+    assert (
+        "labels: is no column of the table (received age). Choose one of: path, side."
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(("status", "code"), [("healthy", 0), ("weak", 0), ("collapsed", 1)])

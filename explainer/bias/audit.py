@@ -27,6 +27,7 @@ from explainer.bias.findings import BiasReport, Comparison, Finding
 from explainer.bias.inputs import Model
 from explainer.bias.statistics import false_discovery, paired_difference
 from explainer.bias.verdict import AuditThresholds, decide
+from explainer.bias.walking import LEVELS
 from explainer.classifier import Classifier
 from explainer.generators.base import Generator
 from explainer.generators.zoo import fitting_generator, load_generator
@@ -98,7 +99,8 @@ def audit(
     wanted = inputs.as_targets(next(iter(models.values())), targets)
     given = inputs.as_oracles(oracles, asked, wanted)
     unbiased = None if reference is None else inputs.wrapped(reference)
-    table = Table([], {}, {}, {})
+    compared = "the target's own oracle" if unbiased is None else "given"
+    table = Table([], {}, {}, {}, {})
     with _progress(progress) as say:
         for target in wanted:
             truth = inputs.truth_of(labels, next(iter(models.values())), target, len(pixels))
@@ -120,8 +122,12 @@ def audit(
         thresholds=limits,
         provenance=_provenance(
             pixels, models, chosen, limits,
-            {"seed": seed, "alpha": alpha, "n_images": n_images, "oracle_steps": oracle_steps},
-        ),
+            {
+                "seed": seed, "alpha": alpha, "n_images": n_images, "oracle_steps": oracle_steps,
+                "levels": list(LEVELS), "reference": compared,
+            },
+        ) | {"labels": _hashed(labels, attributes), "groups": len(np.unique(people))},
+        pictures=table.pictures,
     )  # fmt: skip
 
 
@@ -172,6 +178,12 @@ def _generator(generator: Generator | str | Path, images: Tensor) -> Generator:
     if isinstance(generator, Generator):
         return generator.eval()
     return fitting_generator(images) if generator == "auto" else load_generator(generator)
+
+
+def _hashed(labels: ArrayLike, attributes: pd.DataFrame) -> dict[str, str]:
+    """Hash of what the images were said to be."""
+    table = attributes.to_csv(index=False) + repr(np.asarray(labels).tolist())
+    return {"sha256": sha256(table.encode("utf-8", "surrogatepass"))}
 
 
 def _provenance(

@@ -13,6 +13,8 @@ from explainer.bias.confounding import Forward, Reverse, forward, reverse
 from explainer.bias.discovery import describe_walks, find_clusters
 from explainer.bias.findings import Finding, Group
 from explainer.bias.oracles import Oracle, Part, fit_oracles, given_oracle, oracle_quality, scores_of
+from explainer.bias.paths import forward_paths, reverse_paths
+from explainer.bias.pictures import ROOM, Strip, choose, keep_strips
 from explainer.bias.subgroups import observe
 from explainer.bias.verdict import AuditThresholds, Gate, Verdict, gates, weakest
 from explainer.bias.walking import Crossing, Watched, cross, cross_oracle, straight_direction, watch
@@ -27,6 +29,8 @@ __all__ = ["Evidence", "Table"]
 
 REVERSED = 200
 """Walks of an oracle, and swaps of details, are made for at most this many of the audited images."""
+EXAMPLES = 3
+"""Pictures that are kept of each cluster of walks."""
 
 
 @dataclass
@@ -37,6 +41,13 @@ class Table:
     changed: dict[tuple[str, str, str], tuple[NDArray, NDArray]]
     clusters: dict[str, tuple[Group, ...]]
     warnings: dict[str, str]
+    pictures: dict[str, tuple[Strip, ...]]
+
+    @property
+    def room(self) -> int:
+        """Bytes that are left for pictures."""
+        strips = [strip for kept in self.pictures.values() for strip in kept]
+        return ROOM - sum(strip.original.nbytes + strip.frames.nbytes for strip in strips)
 
 
 class Evidence:
@@ -102,9 +113,11 @@ class Evidence:
         key = f"{name}, {self.target.label}"
         table.clusters[key] = tuple(self._clusters(crossing))
         table.warnings[key] = self._hidden(model, target, walked[:REVERSED])
+        shown = [choose(crossing, seen, number, self.seed) for number in range(len(self.asked))]
+        table.pictures[key] = self._pictures(name, model, target, crossing, seen, shown, table, key)
         for number, question in enumerate(self.asked):
             ahead = self._forward(number, crossing, seen)
-            back, expressed = self._reverse(number, name)
+            back, expressed, along = self._reverse(number, name)
             table.findings.append(
                 Finding(
                     classifier=name, target=self.target.label, attribute=question.name,
@@ -112,7 +125,12 @@ class Evidence:
                     q=1.0, gates=self._gates(number, crossing, expressed), forward=ahead, reverse=back,
                     observed=observe(self.truth, scores, question.values, self.people, alpha=self.alpha),
                     oracle={"source": self.oracles[number].source, **self.quality[number]},
-                    paths=_paths(crossing, seen.path[number]),
+                    paths=forward_paths(
+                        crossing, seen, self.reference, self.beside, number, self.people, self.alpha
+                    ) | along,
+                    shown={
+                        kind: crossing.rows[positions].tolist() for kind, positions in shown[number].items()
+                    },
                 )
             )  # fmt: skip
             flips = (seen.start[number] > 0.5) != (seen.end[number] > 0.5)
@@ -174,19 +192,41 @@ class Evidence:
             groups=self.people[crossing.rows[done]], margin=self.limits.present, alpha=self.alpha,
         )  # fmt: skip
 
-    def _reverse(self, number: int, name: str) -> tuple[Reverse | None, float]:
-        """Reverse evidence, and the share of the oracle's walks that reached its other side, target held."""
+    def _pictures(
+        self,
+        name: str,
+        model: Classifier,
+        target: Target,
+        crossing: Crossing,
+        seen: Watched,
+        shown: Sequence[Mapping[str, list[int]]],
+        table: Table,
+        key: str,
+    ) -> tuple[Strip, ...]:
+        """The walks that somebody will want to look at: of every attribute, and some of every cluster."""
+        place = {row: position for position, row in enumerate(crossing.rows.tolist())}
+        wanted = [position for kinds in shown for chosen in kinds.values() for position in chosen]
+        for group in table.clusters[key]:
+            wanted += [place[row] for row in group.cluster.rows[:EXAMPLES].tolist()]
+        return keep_strips(
+            self.generator, model, target, name, self.images[torch.from_numpy(self.rows)], crossing, seen,
+            [question.name for question in self.asked], wanted, room=table.room,
+        )  # fmt: skip
+
+    def _reverse(self, number: int, name: str) -> tuple[Reverse | None, float, dict[str, list[float]]]:
+        """Reverse evidence, the share of walks that arrived with the target held, and their mean paths."""
         back, which = self.back[number], self.names.index(name)
         still = np.abs(back.after[-1] - back.before[-1]) <= self.limits.held
         done = back.crossed & still
         expressed = float(done.mean()) if len(done) else float("nan")
         if done.sum() < 2:
-            return None, expressed
+            return None, expressed, {}
+        paths = reverse_paths(back, which, done, self.people, self.alpha)
         return reverse(
             before=back.before[which, done], after=back.after[which, done], direction=back.direction[done],
             held_before=back.before[-1, done], held_after=back.after[-1, done],
             groups=self.people[back.rows[done]], margin=self.limits.present, alpha=self.alpha,
-        ), expressed  # fmt: skip
+        ), expressed, paths  # fmt: skip
 
     def _hidden(self, model: Classifier, target: Target, images: Tensor) -> str:
         """The warning of the detail swap, or nothing."""
@@ -238,16 +278,6 @@ def _shared(
     mine, theirs = gaps[name]
     said = f'{place}; "{name}" holds for {mine:.0%} of them and {theirs:.0%} of the others'
     return said, name if abs(mine - theirs) >= 0.5 else None
-
-
-def _paths(crossing: Crossing, oracle: NDArray) -> dict[str, list[float]]:
-    """Mean levels along crossed walks, up and down."""
-    return {
-        f"{what}, {way}": values[crossing.crossed & (crossing.direction == sign)].mean(axis=0).tolist()
-        for what, values in (("classifier", crossing.levels), ("oracle", oracle))
-        for way, sign in (("up", 1), ("down", -1))
-        if (crossing.crossed & (crossing.direction == sign)).any()
-    }
 
 
 def _uncapitalised(sentence: str) -> str:

@@ -6,7 +6,8 @@ The JSON of a report (``schema`` 1) is an object with
 schema          1; a change of meaning or a removal makes it 2, additions do not
 findings        objects: classifier, target, attribute, column, verdict, sentence, p, q, gates (name, met,
                 value, bound, sentence), forward and reverse (null where nothing was walked), observed
-                (groups and cells as rows, differences with intervals), oracle, paths
+                (groups and cells as rows, differences with intervals), oracle, paths, shown (numbers of
+                the images whose walks are pictured, by reason)
 comparisons     objects: first, second, target, attribute, difference
 clusters        by "classifier, target": rows (numbers of images), direction, share, p, where (8 x 8),
                 distinct, shares (a sentence), attribute (null where none names it)
@@ -22,7 +23,7 @@ An effect is an object: value, low, high, n, groups, p, margin. What is not a fi
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,13 @@ from explainer.bias.confounding import Forward, Reverse
 from explainer.bias.discovery import Cluster
 from explainer.bias.junit import as_junit
 from explainer.bias.markdown import as_markdown
+from explainer.bias.pictures import Strip
 from explainer.bias.statistics import Effect
 from explainer.bias.subgroups import Observed
 from explainer.bias.verdict import AuditThresholds, Gate, Verdict
 from explainer.errors import OutputError
+from explainer.report.bias_page import finding_columns, write_bias
+from explainer.report.spreadsheet import csv_text
 
 __all__ = ["SCHEMA", "BiasReport", "Comparison", "Finding", "Group"]
 
@@ -60,7 +64,9 @@ class Finding:
         reverse: What the classifier does when the oracle is walked; None if no walk crossed.
         observed: Group by group, without walks.
         oracle: Where the oracle comes from, and how good it is within each class, also on bare images.
-        paths: Mean probabilities of classifier and oracle along the walks, up and down, for plots.
+        paths: Mean probabilities of classifier and oracle along the walks, up and down, with intervals, see
+            :mod:`explainer.bias.paths`.
+        shown: Numbers of the images whose walks are pictured: worst, median and random.
     """
 
     classifier: str
@@ -76,6 +82,7 @@ class Finding:
     observed: Observed
     oracle: Mapping[str, float | str]
     paths: Mapping[str, list[float]]
+    shown: Mapping[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,7 @@ class BiasReport:
         skipped: What could not be asked, sentences.
         thresholds: Where evidence turned into verdicts.
         provenance: Versions, seed, options, hashes and counts.
+        pictures: Some walks by "classifier, target"; of these only the numbers go into the JSON.
     """
 
     findings: tuple[Finding, ...]
@@ -125,6 +133,7 @@ class BiasReport:
     skipped: tuple[str, ...]
     thresholds: AuditThresholds
     provenance: Mapping[str, Any]
+    pictures: Mapping[str, tuple[Strip, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         counts = pd.Series([finding.verdict.status for finding in self.findings]).value_counts()
@@ -193,6 +202,28 @@ class BiasReport:
         """Write a JUnit report, see :func:`explainer.bias.junit.as_junit`, and return the path."""
         return _written(path, as_junit(self.to_dict()))
 
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the table of findings, safe to open in a spreadsheet, and return the path."""
+        return _written(path, csv_text(*finding_columns(self.to_dict())))
+
+    def to_html(
+        self, path: str | Path, *, images: bool = True, wording: Mapping[str, str] | None = None
+    ) -> Path:
+        """Write the report as one HTML file that needs no network, and return the path.
+
+        Args:
+            path: The file to write; it appears whole or not at all.
+            images: Whether the walks that were kept are shown. Without them no pixel of any image is in it.
+            wording: Words in the place of the package's own, by name; see
+                :mod:`explainer.report.bias_wording`.
+
+        Raises:
+            OptionError: Wording that there is no place for, or that certifies.
+            OutputError: The file cannot be written.
+        """
+        walks = {key: [vars(strip) for strip in kept] for key, kept in self.pictures.items()}
+        return write_bias(self.to_dict(), path, walks, images=images, wording=wording)
+
     def to_markdown(self) -> str:
         """A fragment of a model card."""
         return as_markdown(self.to_dict())
@@ -216,6 +247,7 @@ def _of_finding(finding: Finding) -> dict[str, Any]:
         },
         "oracle": finding.oracle,
         "paths": finding.paths,
+        "shown": finding.shown,
     }
 
 

@@ -8,7 +8,7 @@ hold of one image is its *detail*: taken once, carried unchanged while the code 
 
 so the pixel residual fades out exactly where the walk changes the image: no ghosts remain of what
 must vanish. At ``z' = z`` and strength 1 the delivered image is ``x`` itself. No gradient runs
-through ``M``.
+through ``M``, unless a detail asks for it (``full``): what adds up along a path needs all of the gradient.
 """
 
 from abc import ABC, abstractmethod
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from explainer.errors import GeneratorError
+from explainer.generators.axes import NamedAxes
 from explainer.image import resize
 
 __all__ = ["Detail", "Generator", "as_unit_interval", "gate", "initialised"]
@@ -33,23 +34,25 @@ class Detail:
     Attributes:
         values: Named tensors with one row per image, laid down by the generator that made them.
         strength: 1 carries everything, 0 nothing (frames are then bare).
+        full: Whether gradients run through the gate too.
     """
 
     values: Mapping[str, Tensor]
     strength: float = 1.0
+    full: bool = False
 
     def __getitem__(self, rows: Tensor | slice) -> "Detail":
         """The details of some of the images."""
         return replace(self, values={name: value[rows] for name, value in self.values.items()})
 
 
-def gate(y: Tensor, y0: Tensor, tau: float, window: int = 5) -> Tensor:
+def gate(y: Tensor, y0: Tensor, tau: float, window: int = 5, *, full: bool = False) -> Tensor:
     """Mask ``(N, 1, H, W)``: 1 where ``y`` equals ``y0``, towards 0 where they differ by more than ``tau``.
 
     >>> gate(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8), .03).min()
     tensor(1.)
     """
-    change = (y - y0).detach().abs().mean(dim=1, keepdim=True)
+    change = (y - y0 if full else (y - y0).detach()).abs().mean(dim=1, keepdim=True)
     blurred = functional.avg_pool2d(change, window, stride=1, padding=window // 2, count_include_pad=False)
     return torch.exp(-blurred / tau)
 
@@ -99,6 +102,7 @@ class Generator(nn.Module, ABC):
         self.source = "given"
         self.fingerprint = "unavailable: not loaded from a file"
         self.quantiles: dict[str, dict[str, float]] = {}
+        self.axes: NamedAxes | None = None
         intensity = torch.stack([torch.zeros(channels), torch.ones(channels)])
         self.register_buffer("intensity", intensity)
         self.register_buffer("latent_mean", torch.zeros(self.latent_dim))
@@ -151,7 +155,7 @@ class Generator(nn.Module, ABC):
     def _fill_in(self, y: Tensor, detail: Detail) -> Tensor:
         y0 = detail.values["reconstruction"]
         residual = detail.values["image"] - y0
-        return y + detail.strength * gate(y, y0, self.tau) * residual
+        return y + detail.strength * gate(y, y0, self.tau, full=detail.full) * residual
 
     # -- the public side -------------------------------------------------------------------------
 
@@ -205,7 +209,7 @@ class Generator(nn.Module, ABC):
         kept = round(width / wanted)
         return (height - kept) // 2, 0, kept, width
 
-    def at_full_size(self, frames: Tensor, small: Tensor, images: Tensor) -> Tensor:
+    def at_full_size(self, frames: Tensor, small: Tensor, images: Tensor, *, full: bool = False) -> Tensor:
         """Frames at the generator's size, delivered at the size of the images they belong to.
 
         What is too fine for the generator, ``images - upsampled(small)``, is kept, but fades out where the
@@ -215,13 +219,14 @@ class Generator(nn.Module, ABC):
             frames: ``(N, C, H, W)`` at the generator's size.
             small: What the frames were before any move, :meth:`resized` of the images.
             images: ``(N, C, any, any)``.
+            full: Whether gradients run through the gate too.
         """
         if frames.shape[-2:] == images.shape[-2:]:
             return frames
         top, left, height, width = self.region((images.shape[-2], images.shape[-1]))
         delivered = images.clone()
         part = images[..., top : top + height, left : left + width]
-        mask = gate(self.normalise(frames), self.normalise(small), 2 * self.tau)
+        mask = gate(self.normalise(frames), self.normalise(small), 2 * self.tau, full=full)
         mask, enlarged, before = (resize(each, (height, width)) for each in (mask, frames, small))
         delivered[..., top : top + height, left : left + width] = enlarged + mask * (part - before)
         return delivered.clamp(0, 1)

@@ -21,7 +21,9 @@ Training such a prior from scratch is known to fail in many ways; what is done a
 """
 
 import math
-from typing import Unpack
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +122,7 @@ class GaussianMixtureVAE(VAE):
             self.prior_means = nn.Parameter(torch.randn(components, latent_dim) / PRIOR_RATE)
         self.prior_log_variances = nn.Parameter(torch.zeros(components, latent_dim))
         self.prior_mixing = nn.Parameter(torch.zeros(components, latent_dim, latent_dim))
+        self.cluster_names: dict[int, str] = {}
         self.register_buffer("usage", torch.full((components,), 1 / components))
         self.register_buffer("age", torch.zeros((), dtype=torch.long))
         self.usage: Tensor
@@ -151,6 +154,53 @@ class GaussianMixtureVAE(VAE):
             ``(N, K)``, every row sums to 1; its largest value names the cluster.
         """
         return mixture_log_densities(self.encode(images), self.prior()).softmax(dim=1)
+
+    def name_clusters(self, names: Mapping[int, str]) -> Self:
+        """Call components of the mixture by names, which are saved with the generator.
+
+        Args:
+            names: By number of the component, such as ``{3: "round"}``. Others keep theirs.
+
+        Returns:
+            The generator itself.
+
+        Raises:
+            OptionError: There is no such component, or two would have one name.
+        """
+        named = {**self.cluster_names, **{int(number): str(name) for number, name in names.items()}}
+        for number, name in named.items():
+            if not 0 <= number < self.components or not name.strip():
+                raise OptionError(
+                    "names", "must be a name for each component", received=f"{number}: {name!r}",
+                    remedy=f"Name components 0 to {self.components - 1}.",
+                )  # fmt: skip
+        if len(set(named.values())) < len(named):
+            raise OptionError(
+                "names", "must differ", received=", ".join(named.values()), remedy="Name each cluster once."
+            )
+        self.cluster_names = named
+        return self
+
+    def cluster_number(self, cluster: str | int) -> int:
+        """The component of a name (or number).
+
+        Raises:
+            OptionError: There is none.
+        """
+        for number, name in self.cluster_names.items():
+            if name == cluster:
+                return number
+        if isinstance(cluster, int) and 0 <= cluster < self.components:
+            return cluster
+        known = ", ".join(f'"{name}"' for name in self.cluster_names.values()) or "none"
+        raise OptionError(
+            "cluster", "is not known", received=cluster,
+            remedy=f"Named are: {known}; numbers are 0 to {self.components - 1}.",
+        )  # fmt: skip
+
+    def entry(self, folder: Path, *, half: bool = False) -> dict[str, object]:
+        named = {str(number): name for number, name in self.cluster_names.items()}
+        return {**super().entry(folder, half=half), **({"cluster_names": named} if named else {})}
 
     @torch.no_grad()
     def sample(

@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 CARD = "card.json"
+AXES = "axes.safetensors"
 CARD_FORMAT = 1
 FEWEST_IMAGES = 40
 TOGETHER = 64  # images that are encoded at once
@@ -289,7 +290,7 @@ class TrainableGenerator(Generator):
     def entry(self, folder: Path, *, half: bool = False) -> dict[str, object]:
         """Write the weights into an existing folder and return what a card says of them."""
         digest = write_tensors(folder / "generator.safetensors", self.state_dict(), half=half)
-        return {
+        entry: dict[str, object] = {
             "kind": self.kind,
             "options": self.options(),
             "quantiles": self.quantiles,
@@ -297,6 +298,10 @@ class TrainableGenerator(Generator):
             "file": "generator.safetensors",
             "sha256": digest,
         }
+        if self.axes is not None:
+            digest = write_tensors(folder / AXES, self.axes.tensors())
+            entry["axes"] = {**self.axes.plain(), "file": AXES, "sha256": digest}
+        return entry
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Write ``card.json`` and ``generator.safetensors``; the folder appears only when complete.

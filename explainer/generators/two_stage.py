@@ -220,7 +220,8 @@ class TwoStageVAE(TrainableGenerator):
     def _deliver(self, codes: Tensor, detail: Detail) -> Tensor:
         start = detail.values["stage2"]
         moved = self._expanded(codes)
-        carried = gate(moved, start, self.latent_tau, window=3) * (detail.values["base"] - start)
+        mask = gate(moved, start, self.latent_tau, window=3, full=detail.full)
+        carried = mask * (detail.values["base"] - start)
         return self._fill_in(self._render(moved + carried), detail)
 
     # -- training ------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from torch import Tensor
 from explainer.classifier import Classifier
 from explainer.convnet import NETWORKS
 from explainer.errors import GeneratorError, ModelFileError, OptionError
+from explainer.generators.axes import NamedAxes
 from explainer.generators.base import Generator
 from explainer.generators.infomax import InfoMaxVAE
 from explainer.generators.mixture import GaussianMixtureVAE
@@ -68,6 +69,11 @@ def load_generator(source: str | Path) -> TrainableGenerator:
     generator.quantiles = entry.get("quantiles", {})
     names = entry.get("channel_names")
     generator.channel_names = tuple(names) if names else None
+    if "axes" in entry:
+        generator.axes = _axes(entry["axes"], folder)
+    if isinstance(generator, GaussianMixtureVAE):
+        named = entry.get("cluster_names", {})
+        generator.name_clusters({int(number): name for number, name in named.items()})
     generator.requires_grad_(False).eval()
     generator.source, generator.fingerprint = str(source), entry["sha256"]
     return generator
@@ -208,6 +214,14 @@ def _entry(card: dict[str, Any], name: str, folder: Any) -> dict[str, Any]:
     if not isinstance(card.get(name), dict):
         raise ModelFileError("model", f"has no {name}", received=folder, remedy="Save the model again.")
     return card[name]
+
+
+def _axes(entry: dict[str, Any], folder: Any) -> NamedAxes:
+    """The named axes that a card tells of."""
+    try:
+        return NamedAxes.rebuilt(entry, read_tensors(folder / entry["file"], entry["sha256"], "axes"))
+    except (KeyError, TypeError) as error:
+        raise _incomplete(folder, error) from error
 
 
 def _incomplete(folder: Any, error: Exception) -> ModelFileError:

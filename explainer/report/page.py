@@ -1,31 +1,27 @@
 """The explanation as one HTML file that needs no network: plain dicts in, one string out.
 
-Every string from outside is escaped by jinja2, freed from control characters and shortened; the page's
-policy allows no request at all, and only the one style sheet and the one script whose hashes it names.
+What all pages share, policy and escaping included, is in :mod:`explainer.report.document`.
 """
 
-import base64
-import hashlib
 import html
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
 from explainer.errors import OptionError
 from explainer.report.charts import level_chart
+from explainer.report.document import clean_name, render_page
 from explainer.report.fidelity_chart import fidelity_plots
 from explainer.report.output import write_file
 from explainer.report.panels import (
     Panel,
+    colour_bar,
     colourise,
     data_uri,
     difference_limit,
@@ -36,7 +32,7 @@ from explainer.report.panels import (
 )
 from explainer.report.strip import format_level
 
-__all__ = ["embed_page", "render_explanation", "render_page", "write_page"]
+__all__ = ["embed_page", "render_explanation", "write_page"]
 
 LOSSLESS_SIDE = 160  # pixels; smaller pictures are stored without loss
 LARGEST_SIDE = 512  # pixels; larger pictures are shrunk for the page, and the page says so
@@ -47,117 +43,6 @@ REQUIRED = (
     "title", "package_version", "verdict", "target", "level_word", "original", "bare", "frames", "saliency",
     "checks", "assumptions", "provenance", "channel_names", "walk_sentence",
 )  # fmt: skip
-# Explicit direction marks can make text read as something else; other controls have no business in a page.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
-_SURROGATES = re.compile("[\ud800-\udfff\ufffe\uffff]")
-
-
-def _clean(value: object, longest: int) -> str:
-    """The value as one line of harmless characters, at most `longest` of them."""
-    text = _SURROGATES.sub("\ufffd", _CONTROLS.sub(" ", str(value)))
-    text = " ".join(text.split())
-    return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def _name(value: object) -> str:
-    """A name from outside: class, channel, map.
-
-    >>> _name("a\\n\\u202eb")
-    'a b'
-    """
-    return _clean(value, 120)
-
-
-def _prose(value: object) -> str:
-    """A sentence from outside."""
-    return _clean(value, 1200)
-
-
-def _number(value: object) -> str:
-    """A value of a check or of the provenance.
-
-    >>> [_number(value) for value in (True, 3, .123456, "adam", None, float("nan"))]
-    ['yes', '3', '0.1235', 'adam', 'none', 'not a number']
-    """
-    if value is None:
-        return "none"
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        return str(int(value))
-    if isinstance(value, float | np.floating):
-        return "not a number" if math.isnan(value) else f"{float(value):.4g}"
-    return _clean(value, 400)
-
-
-def _signed(value: object) -> str:
-    """A number with its sign, to be read in a column.
-
-    >>> [_signed(value) for value in (.0041, -2.5, 12.0, float("nan"))]
-    ['+0.004', '−2.500', '+12.000', 'not a number']
-    """
-    number = float(value)  # type: ignore[arg-type]
-    return "not a number" if math.isnan(number) else f"{number:+.3f}".replace("-", "−")
-
-
-def _error(value: object, tolerance: float | None = None) -> str:
-    """A signed difference of levels, with the decimals that the tolerance asks for.
-
-    >>> _error(0.0041), _error(-0.000012, tolerance=1e-5)
-    ('+0.004', '−0.00001')
-    """
-    number = float(value)  # type: ignore[arg-type]
-    if math.isnan(number) or tolerance is None or 0.002 <= tolerance <= 0.2:
-        return _signed(number)
-    return f"{'−' if number < 0 else '+'}{format_level(abs(number), tolerance)}"
-
-
-def _environment(tolerance: float | None = None) -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("explainer.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"name": _name, "prose": _prose}
-    environment.filters |= {"number": _number, "signed": _signed}
-    environment.filters["level"] = partial(format_level, tolerance=tolerance)
-    environment.filters["error"] = partial(_error, tolerance=tolerance)
-    environment.tests["nested"] = lambda value: isinstance(value, Mapping)
-    environment.tests["listed"] = lambda value: isinstance(value, list | tuple)
-    return environment
-
-
-def _hash(text: str) -> str:
-    """The source expression with which a policy allows exactly this inline text."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
-
-
-def render_page(template: str, values: Mapping[str, Any], *, scripts: Sequence[str] = ()) -> str:
-    """Renders a template that extends the common base: policy, style, script, light and dark, print, phone.
-
-    Args:
-        template: File name of a template in this package.
-        values: What it shows; a missing name is an error.
-        scripts: Trusted JavaScript that goes before the page's own, such as a plotting library.
-
-    Returns:
-        A whole HTML document with no reference to any other file.
-    """
-    environment = _environment(values.get("tolerance"))
-    sources = environment.loader
-    assert sources is not None  # set just above
-    style = sources.get_source(environment, "page.css")[0]
-    bodies = [*scripts, sources.get_source(environment, "page.js")[0]]
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
-        f"script-src {' '.join(_hash(body) for body in bodies)}; base-uri 'none'; form-action 'none'"
-    )
-    return environment.get_template(template).render(
-        # Markup is right here only because these files are the package's own.
-        **values, policy=policy, style=Markup(style), scripts=[Markup(body) for body in bodies],
-    )  # fmt: skip
 
 
 def _shrunk(pixels: np.ndarray) -> np.ndarray:
@@ -175,7 +60,7 @@ def _pictures(panels: Sequence[Panel], alt: str) -> list[dict[str, Any]]:
     for panel in panels:
         pixels = _shrunk(panel.pixels)
         height, width = pixels.shape[:2]
-        name = None if panel.name is None else _name(panel.name)
+        name = None if panel.name is None else clean_name(panel.name)
         pictures.append(
             {
                 "name": name,
@@ -186,11 +71,6 @@ def _pictures(panels: Sequence[Panel], alt: str) -> list[dict[str, Any]]:
             }
         )
     return pictures
-
-
-def _colour_bar(signed: bool) -> str:
-    ramp = np.linspace(-1, 1, 255) if signed else np.linspace(0, 1, 255)
-    return data_uri(colourise(ramp[None], 1.0, signed=signed), kind="png")
 
 
 def _overlay(values: np.ndarray, limit: float, signed: bool, original: object) -> np.ndarray | None:
@@ -211,7 +91,7 @@ def _saliency(maps: Sequence[Mapping[str, Any]], original: object) -> list[dict[
         limit = difference_limit([values])
         picture = _shrunk(colourise(values, limit, signed=signed))
         overlay = _overlay(values, limit, signed, original)
-        alt = f"Map: {_name(each['name'])}"
+        alt = f"Map: {clean_name(each['name'])}"
         shown.append(
             {
                 "name": each["name"],
@@ -244,6 +124,24 @@ def _fidelity(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "plots": [Markup(plot) for plot in plots],
         "rows": [{**row, "line": lines[row["method"]]} for row in found["rows"]],
     }
+
+
+def _axes(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The parts of the change by named axis, largest first, the unnamed one last, each with a bar."""
+    if found is None or not found["shares"]:
+        return None
+    named = sorted(found["terms"], key=lambda term: -abs(term["value"]))
+    parts = [*named, {"name": None, "value": found["unnamed"], "moved": None, "towards": ""}]
+    longest = max(abs(part["value"]) for part in parts) or 1.0
+    rows = []
+    for part in parts:
+        width = 100 * abs(part["value"]) / longest
+        share = part["value"] / found["change"]
+        rows.append(
+            {**part, "share": f"{100 * share:.0f} %".replace("-", "−"), "against": share < 0,
+             "start": round(100 - width, 2) if share < 0 else 100, "width": round(width, 2)}
+        )  # fmt: skip
+    return {**found, "rows": rows}
 
 
 def _count(checks: Sequence[Mapping[str, Any]], status: str) -> int:
@@ -294,7 +192,8 @@ def render_explanation(data: Mapping[str, Any]) -> str:
             half-width within which a level counts as reached, .02 unless given; None draws no band;
             "alternatives", further walks of the image (outcome, verdict, frames); "fidelity", what replacing
             pixels did: curves (a data frame, see :func:`fidelity_plots`), rows (method, control, area, gain),
-            filler, unit, steps, draws, class_name and sentences.
+            filler, unit, steps, draws, class_name and sentences; "attribution_by_axis", the record of
+            :class:`explainer.axis_attribution.AxisAttribution`.
 
     Returns:
         A whole HTML document; nothing in it refers to another file or place.
@@ -386,10 +285,11 @@ def render_explanation(data: Mapping[str, Any]) -> str:
         "largest_error": f"{max(errors):.2g}" if errors else "not a number",
         "limit": f"{limit:.2g}",
         "scale": "displayed range" if windows else "full range",
-        "signed_bar": _colour_bar(True),
-        "unsigned_bar": _colour_bar(False),
+        "signed_bar": colour_bar(True),
+        "unsigned_bar": colour_bar(False),
         "saliency": _saliency(data["saliency"], original["image"]),
         "fidelity": _fidelity(data.get("fidelity")),
+        "axes": _axes(data.get("attribution_by_axis")),
         # What is wrong comes first: nobody reads fourteen checks to find it.
         "checks": sorted(data["checks"], key=lambda check: GRAVITY.index(check["status"])),
         "counts": [(each, count) for each in GRAVITY if (count := _count(data["checks"], each))],
@@ -402,7 +302,7 @@ def render_explanation(data: Mapping[str, Any]) -> str:
         "shrunk": max(height, width) > LARGEST_SIDE,
         "largest_side": LARGEST_SIDE,
     }
-    return render_page("explanation.html.j2", values)
+    return render_page("explanation", values)
 
 
 def write_page(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:

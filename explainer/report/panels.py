@@ -19,6 +19,7 @@ from explainer.errors import ImageError
 
 __all__ = [
     "Panel",
+    "colour_bar",
     "colour_table",
     "colourise",
     "data_uri",
@@ -271,6 +272,12 @@ def colourise(plane: object, limit: float, *, signed: bool) -> np.ndarray:
     colours = table[np.rint(share.clip(0, 1) * (len(table) - 1)).astype(int)]
     colours[~finite] = 128
     return colours
+
+
+def colour_bar(signed: bool) -> str:
+    """The colours of a map from low to high as a picture of 255 by 1 pixels, a data URI."""
+    ramp = np.linspace(-1, 1, 255) if signed else np.linspace(0, 1, 255)
+    return data_uri(colourise(ramp[None], 1.0, signed=signed), kind="png")
 
 
 def side_by_side(panels: Sequence[Panel], gap: int = 0) -> np.ndarray:

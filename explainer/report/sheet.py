@@ -4,13 +4,12 @@ Small pictures of the frames are all there is; the page of one explanation shows
 """
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from explainer.report.page import render_page
+from explainer.report.document import own_version, render_page
 from explainer.report.panels import data_uri, display_ranges, image_panels, side_by_side
 from explainer.report.strip import format_level
 
@@ -33,11 +32,11 @@ def render_sheet(data: Mapping[str, Any]) -> str:
         A whole HTML document; nothing in it refers to another file or place.
     """
     return render_page(
-        "sheet.html.j2",
+        "sheet",
         {
             **data,
             "title": f"{data['images']:,} images explained",
-            "package_version": _own_version(),
+            "package_version": own_version(),
             "explained": [_strip(each) for each in data["explained"]],
         },
     )
@@ -76,10 +75,3 @@ def _thumb(image: object, names: Sequence[str] | None, ranges: Sequence[tuple[fl
     size = (max(1, round(width * THUMB / height)), THUMB)
     smooth = Image.Resampling.LANCZOS if height > THUMB else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(pixels).resize(size, smooth))
-
-
-def _own_version() -> str:
-    try:
-        return version("progressive-explainer")
-    except PackageNotFoundError:
-        return "not installed"

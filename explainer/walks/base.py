@@ -21,10 +21,23 @@ from explainer.target import Target
 from explainer.walks.placing import Bracket, Lane, place
 from explainer.walks.scene import Scene
 
-__all__ = ["NOT_FINITE", "TOLERANCE", "Goals", "Lanes", "Scene", "Walk", "WalkResult", "require_levels"]
+__all__ = [
+    "NOT_FINITE",
+    "TOLERANCE",
+    "Goals",
+    "Lanes",
+    "Scene",
+    "Walk",
+    "WalkResult",
+    "refused",
+    "require_levels",
+]
 
 TOLERANCE = 0.02
 """A frame is reached if its achieved probability is this close; :attr:`Target.tolerance` for any target."""
+
+_ASIDE = 1e-3
+"""Of the length of a move, as a share: how much of it may lie where codes may not move."""
 
 NOT_FINITE = "the classifier's score or gradient was not finite"
 
@@ -130,6 +143,7 @@ class Walk(ABC):
         before = scene.evaluations, scene.gradients
         lanes = self.lanes(scene, goals, wanted) if goals else {}
         latents = self._place(scene, lanes, wanted, start)
+        self._require_within(scene, latents)
         reasons = [
             [_reason(scene.target, lanes, image, want, own) for want in wanted.tolist()]
             for image, own in enumerate(start)
@@ -141,6 +155,13 @@ class Walk(ABC):
             gradients=(scene.gradients - before[1]) / count,
             evaluations=(scene.evaluations - before[0]) / count,
         )
+
+    def _require_within(self, scene: Scene, latents: Tensor) -> None:
+        """Raise if codes were moved where the scene does not let them."""
+        moves = latents - scene.z[:, None]
+        aside = (moves - scene.allowed_part(moves)).norm(dim=-1)
+        if bool((aside > _ASIDE * moves.norm(dim=-1) + 1e-6).any()):
+            raise refused(self.name)
 
     def _place(self, scene: Scene, lanes: Lanes, wanted: Tensor, start: list[float]) -> Tensor:
         """Codes ``(N, L, D)``: levels inside a lane by interpolation, levels beyond it at its end."""
@@ -168,6 +189,14 @@ class Walk(ABC):
             for bracket, code in zip(brackets, place(scene, brackets, aim=aim), strict=True):
                 latents[bracket.image, bracket.position] = code
         return latents
+
+
+def refused(name: str) -> OptionError:
+    """The error of a walk that cannot be held to named axes."""
+    return OptionError(
+        "along, lock", "cannot be kept by this walk", received=f"the {name} walk",
+        remedy='Use walk="gradient", "linear" or "evolution".',
+    )  # fmt: skip
 
 
 def _nearer(target: Target, lane: Lane, end: int, want: float) -> tuple[int, float]:

@@ -83,7 +83,8 @@ class EvolutionWalk(SteppingWalk):
         return {name: getattr(self, name) for name in own}
 
     def slope(self, scene: Scene, z: Tensor, rows: Tensor, previous: Tensor | None, step: int) -> Tensor:
-        count = min(z.shape[1], self.first_pairs if previous is None else self.pairs)
+        free = z.shape[1] if scene.within is None else len(scene.within)
+        count = min(free, self.first_pairs if previous is None else self.pairs)
         basis = self._directions(scene, count, previous, step, len(z))
         moved = self.sigma * basis.transpose(1, 2)
         queried = torch.cat([z[:, None] + moved, z[:, None] - moved], dim=1)
@@ -102,6 +103,7 @@ class EvolutionWalk(SteppingWalk):
         spread = scene.generator.latent_std
         spread = (spread / spread.max()).clamp_min(_LEAST_SPREAD)
         drawn = torch.randn(z.shape[1], count, generator=noise).to(z) * spread[:, None]
+        drawn = scene.allowed_part(drawn.T).T
         if previous is None:
             return torch.linalg.qr(drawn).Q.expand(lanes, -1, -1)
         several = drawn.expand(lanes, -1, -1).clone()

@@ -1,6 +1,8 @@
 """What a walk sees: codes in, delivered images and their scores out."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +37,7 @@ class Scene:
         allow: Where the image may change, ``(H, W)`` for all or ``(N, 1, H, W)``, 0 to 1 (in between the
             change is scaled); everywhere when omitted.
         preserve: Where it may not, likewise; taken off ``allow``.
+        within: Orthonormal directions ``(M, D)`` in which codes may move; every direction when omitted.
 
     Attributes:
         z: Codes ``(N, D)`` of the images.
@@ -54,6 +57,7 @@ class Scene:
         batch_size: int = 128,
         allow: object = None,
         preserve: object = None,
+        within: Tensor | None = None,
     ) -> None:
         self.generator, self.classifier, self.target = generator, classifier, target
         self.images, self.batch_size = images, batch_size
@@ -64,13 +68,22 @@ class Scene:
             self.small = generator.resized(images)
             self.z = generator.encode(self.small)
             self.detail = generator.detail(self.small, self.z, strength)
+        self.within = None if within is None else within.to(self.z)
         self.score0 = self.score(self.z, torch.arange(len(images)))
 
-    def deliver(self, z: Tensor, rows: Tensor) -> Tensor:
-        """Delivered images ``(M, C, H, W)`` of codes ``(M, D)`` that belong to the images ``rows``."""
-        frames = self.generator.decode(z, self.detail[rows])
+    @cached_property
+    def slope0(self) -> Tensor:
+        """Gradients ``(N, D)`` of the scores before any move; computed when first asked for."""
+        return self.score_and_gradient(self.z, torch.arange(len(self.images)))[1]
+
+    def deliver(self, z: Tensor, rows: Tensor, *, full: bool = False) -> Tensor:
+        """Delivered images ``(M, C, H, W)`` of codes ``(M, D)`` that belong to the images ``rows``.
+
+        With ``full`` gradients run through the gates of the carried detail too.
+        """
+        frames = self.generator.decode(z, replace(self.detail[rows], full=full))
         originals = self.images[rows]
-        delivered = self.generator.at_full_size(frames, self.small[rows], originals)
+        delivered = self.generator.at_full_size(frames, self.small[rows], originals, full=full)
         if self.allowed is None:
             return delivered
         return torch.lerp(originals, delivered, self.allowed[rows].to(delivered))
@@ -85,17 +98,26 @@ class Scene:
         ]
         return torch.cat(scores)
 
-    def score_and_gradient(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores ``(M,)`` and their gradients ``(M, D)`` with respect to the codes."""
+    def score_and_gradient(self, z: Tensor, rows: Tensor, *, full: bool = False) -> tuple[Tensor, Tensor]:
+        """Scores ``(M,)`` and their gradients ``(M, D)`` with respect to the codes.
+
+        Of a scene whose codes may move ``within`` some directions only, the part of the gradient in them;
+        with ``full`` all of the gradient, through the gates of the carried detail too.
+        """
         self.gradients += len(z)
         scores, gradients = [], []
         with torch.enable_grad():
             for part, members, count in self._batches(z, rows):
                 leaf = part.detach().requires_grad_(True)
-                score = self.classifier.score(self.deliver(leaf, members), self.target)
+                score = self.classifier.score(self.deliver(leaf, members, full=full), self.target)
                 gradients.append(torch.autograd.grad(score.sum(), leaf)[0][:count])
                 scores.append(score.detach()[:count])
-        return torch.cat(scores), torch.cat(gradients)
+        found = torch.cat(gradients)
+        return torch.cat(scores), found if full else self.allowed_part(found)
+
+    def allowed_part(self, moves: Tensor) -> Tensor:
+        """The part of moves ``(..., D)`` in the directions codes may move in."""
+        return moves if self.within is None else moves @ self.within.T @ self.within
 
     def _batches(self, z: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Codes and their images in batches, and how many of each batch are meant.

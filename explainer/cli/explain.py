@@ -1,0 +1,248 @@
+"""``explainer explain``: one image or many, from files to pages."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from explainer.cli import completion
+from explainer.cli.options import (
+    AsJson,
+    Channels,
+    ClassifierWord,
+    ClassNames,
+    Debug,
+    Device,
+    GeneratorWord,
+    KindOfClassifier,
+    Mean,
+    OutputsOfClassifier,
+    Quiet,
+    Seed,
+    Size,
+    Std,
+    as_target,
+    names,
+    opened,
+)
+from explainer.cli.terminal import (
+    COLOURS,
+    DISTRUSTED,
+    errors_named,
+    examples,
+    make_folder,
+    print_json,
+    print_lines,
+    shows_progress,
+)
+from explainer.errors import OptionError
+
+if TYPE_CHECKING:
+    from explainer.classifier import Classifier
+    from explainer.explanation import Explanation
+
+__all__ = ["EXAMPLES", "deliver", "explain_images"]
+
+EXAMPLES = examples(
+    (
+        "A photograph of a face, cut to the square around the face, and a classifier of the zoo",
+        "explainer explain face.png --classifier faces/smile --crop 224,115,60 --out page",
+    ),
+    (
+        "A classifier of your own, in a file, with a generator you trained",
+        "explainer explain photo.png --classifier model.onnx --mean .5 --std .5 --class-names cat,dog "
+        "--generator my_generator --out page",
+    ),
+    (
+        "The function smile() of mymodels.py in this folder; three levels; two maps, tested",
+        "explainer explain face.png --classifier mymodels:smile --level .1 --level .5 --level .9 "
+        "--saliency difference,integrated_gradients --fidelity --out page",
+    ),
+    (
+        "A folder of images; stopped, it goes on where it was",
+        "explainer explain photos --classifier faces/smile --generator faces --out pages",
+    ),
+    ("For a script", "explainer explain face.png --classifier faces/smile --seed 1 --json --quiet"),
+)
+
+
+def explain_images(
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="PNG, JPEG or TIFF, 8 or 16 bit, any size. Several, or a folder, a .csv with a column "
+            "path, a .zip or .npz, are explained together."
+        ),
+    ],
+    classifier: ClassifierWord,
+    generator: GeneratorWord = "auto",
+    target: Annotated[str | None, typer.Option(help="Class to walk to and fro, by name or number.")] = None,
+    level: Annotated[
+        list[float] | None,
+        typer.Option(help="Level to walk to; may be repeated. By default ten from .05 to .95."),
+    ] = None,
+    crop: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,HALF", help="Square to cut out first: centre and half-width in pixels."),
+    ] = None,
+    saliency: Annotated[
+        str,
+        typer.Option(
+            help="Maps to make, with commas: difference,integrated_gradients; none makes none.",
+            autocompletion=completion.saliency_methods,
+        ),
+    ] = "difference",
+    fidelity: Annotated[
+        bool, typer.Option("--fidelity", help="Replace pixels in the order of each map: is it true?")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for explanation.html and explanation.gif, or of several images for index.html and "
+            "the explanations; the same command goes on where it was stopped. Without it only a summary."
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images that walk together.")] = 32,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    class_names: ClassNames = None,
+    kind: KindOfClassifier = None,
+    outputs: OutputsOfClassifier = None,
+    channels: Channels = None,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    device: Device = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Explain images: walk each to every level asked for, check the walk, and say whether to trust it."""
+    with errors_named(debug):
+        square = None if crop is None else _parse_crop(crop)
+        make_folder(out)
+        options: dict[str, Any] = {
+            "generator": generator,
+            "target": as_target(target),
+            "levels": level or None,
+            "saliency": names(saliency),
+            "fidelity": fidelity,
+            "seed": seed,
+            "device": device,
+            "progress": shows_progress(quiet),
+        }
+        about = {
+            "size": size, "mean": mean, "std": std, "class_names": class_names, "kind": kind,
+            "outputs": outputs, "channels": channels,
+        }  # fmt: skip
+        model = opened(classifier, None, **about)
+        if len(images) > 1 or _is_set(images[0]):
+            if square is not None:
+                raise OptionError(
+                    "crop", "is for one image", received=f"{len(images)} arguments",
+                    remedy="Crop the files first, or explain them one by one.",
+                )  # fmt: skip
+            _explain_several(images, model, out, as_json, batch_size=batch_size, **options)
+            return
+        from explainer.image import as_image
+        from explainer.pipeline import explain
+
+        pixels = as_image(images[0])
+        if square is not None:
+            _, height, width = pixels.shape
+            rows, columns = _cut(square, height, width)
+            pixels = pixels[:, rows, columns].clone()
+        deliver(explain(pixels, model, **options), out, as_json)
+
+
+def _is_set(path: Path) -> bool:
+    """Whether a path names several images."""
+    return path.is_dir() or path.suffix.lower() in (".csv", ".zip", ".npz")
+
+
+def _explain_several(
+    images: Sequence[Path], classifier: "Classifier", out: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Explain several images, print what they come to, and leave with 1 if one is not to be trusted."""
+    from explainer.pipeline import explain_many
+
+    found = explain_many(
+        images[0] if len(images) == 1 else images,
+        classifier,
+        out=None if out is None else out / "explanations",
+        **options,
+    )
+    files = {}
+    if out is not None:
+        files = {"html": str(found.to_html(out / "index.html")), "explanations": str(out / "explanations")}
+    summary = found.summary()
+    if as_json:
+        failed = [outcome.to_dict() for outcome in found.failed]
+        print_json({"summary": summary.to_dict(), "failed": failed, "files": files})
+    else:
+        lines = [*summary.sentences(), *(f"{kind:<5}{path}" for kind, path in files.items())]
+        print_lines([escape(line) for line in lines])
+    if summary.failed or summary.verdicts["distrust"]:
+        raise typer.Exit(DISTRUSTED)
+
+
+def _parse_crop(crop: str) -> tuple[int, int, int]:
+    words = crop.split(",")
+    if len(words) != 3 or not all(word.strip().isdecimal() for word in words) or int(words[2]) == 0:
+        raise OptionError(
+            "crop",
+            "must be three whole numbers, the centre x, the centre y and a half-width above 0",
+            received=crop,
+            remedy="Write it as --crop 224,115,60.",
+        )
+    x, y, half = (int(word) for word in words)
+    return x, y, half
+
+
+def _cut(square: tuple[int, int, int], height: int, width: int) -> tuple[slice, slice]:
+    """The rows and columns of a square, which must lie inside the image."""
+    x, y, half = square
+    if x < half or y < half or x + half > width or y + half > height:
+        raise OptionError(
+            "crop",
+            f"must lie inside the image of {width} x {height} pixels",
+            received=f"columns {x - half} to {x + half}, rows {y - half} to {y + half}",
+            remedy="Move the centre or take a smaller half-width.",
+        )
+    return slice(y - half, y + half), slice(x - half, x + half)
+
+
+def deliver(explanation: "Explanation", out: Path | None, as_json: bool) -> None:
+    """Write the files, print the result, and leave with 1 if it is not to be trusted."""
+    files: dict[str, str] = {}
+    if out is not None:
+        for kind, write in (("html", explanation.to_html), ("gif", explanation.to_gif)):
+            path = out / f"explanation.{kind}"
+            write(path)
+            files[kind] = str(path)
+    if as_json:
+        print_json({**explanation.to_dict(), "files": files})
+    else:
+        _print_explanation(explanation, files)
+    if explanation.verdict.status == "distrust":
+        raise typer.Exit(DISTRUSTED)
+
+
+def _print_explanation(explanation: "Explanation", files: dict[str, str]) -> None:
+    verdict = explanation.verdict
+    table = Table("level", "achieved", "reached", "reason")
+    for frame in explanation.frames.itertuples():
+        table.add_row(
+            f"{frame.level:.2f}",
+            f"{frame.achieved:.3f}",
+            "[green]yes[/]" if frame.reached else "[red]no[/]",
+            escape(frame.reason) if isinstance(frame.reason, str) else "",
+        )
+    Console().print(table)
+    lines = [f"[bold {COLOURS[verdict.status]}]Verdict[/] {escape(verdict.sentence)}"]
+    lines += [f"  - {escape(reason)}" for reason in verdict.reasons]
+    lines += [f"{kind:<5}{escape(path)}" for kind, path in files.items()]
+    print_lines(lines)

@@ -1,0 +1,364 @@
+r"""Names for a generator as it is: directions of its code that follow what was said, found in seconds.
+
+The code of each image a statement is about is centred within its statement, and every axis has a target
+there: labels in units of their standard deviation, places in a ranking, 1 for the difference of a pair that
+changed in it and 0 for one that did not. Its direction is that of the ridge regression :math:`w_i` of the
+targets (its penalty by leave-one-out). All directions are then made orthonormal at once, with none preferred,
+
+.. math:: Q = (W W^\top)^{-1/2}\, W
+
+(Loewdin's symmetric orthogonalisation, the orthonormal rows nearest to W). The metric is that of the prior:
+dimensions the generator does not use have little variance, and a direction that leans on them is penalised.
+How well an axis does is measured by repeating all of it on four fifths of every statement and looking at the
+last fifth.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from explainer.errors import GeneratorError, OptionError
+from explainer.generators.axes import Axis, NamedAxes
+from explainer.generators.base import Generator, as_unit_interval
+from explainer.generators.guidance import Anchors, Guidance, Labels, Lock, Naming, Pair, Ranking
+
+__all__ = ["Told", "codes_of", "find_axes", "name_axes", "told"]
+
+FOLDS = 5
+FEWEST = 4
+PENALTIES = np.logspace(-3, 4, 22)
+_SAME_WAY = 0.05
+_SPAN = (0.05, 0.5, 0.95)
+Of = TypeVar("Of", bound=Generator)
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """A statement on one axis, as rows of codes with targets.
+
+    Attributes:
+        basis: What it was: ``"labels"``, ``"binary labels"``, ``"ranking"`` or ``"pairs"``; empty for pairs
+            that say the axis did not change.
+        rows: ``(n,)`` or ``(n, 2)``, which images; of a pair the second less the first is meant.
+        targets: ``(n,)``, centred and scaled; of pairs 1 or 0.
+        values: ``(n,)``, the targets as they were given.
+    """
+
+    basis: str
+    rows: NDArray[np.int64]
+    targets: Array
+    values: Array
+
+    def inputs(self, codes: Array) -> Array:
+        """What the targets are of, ``(n, D)``: codes, or differences of codes."""
+        if self.rows.ndim == 2:
+            return codes[self.rows[:, 1]] - codes[self.rows[:, 0]]
+        return codes[self.rows]
+
+    def part(self, kept: NDArray[np.bool_]) -> "Told":
+        """Some of its images."""
+        return replace(self, rows=self.rows[kept], targets=self.targets[kept], values=self.values[kept])
+
+
+def name_axes(
+    generator: Of, images: Tensor, guidance: Guidance, *, ids: Sequence[object] | None = None, seed: int = 0
+) -> Of:
+    """A copy of a generator with named axes; nothing is trained, and images look as they did.
+
+    Args:
+        generator: Any generator. Axes it has keep their directions, unless they are described anew.
+        images: ``(N, C, H, W)`` in [0, 1] or unsigned integers, those the guidance is about and, better,
+            some hundred others: they say how far codes spread along an axis.
+        guidance: What was said.
+        ids: What the guidance calls each image; by default their number, from 0.
+        seed: Of the folds.
+
+    Raises:
+        OptionError: Guidance about images that are not there or a dimension the code does not have; anchors,
+            which move codes and need :func:`explainer.generators.guiding.guide`; or axes that cannot be told
+            apart.
+    """
+    if guidance.of(Anchors):
+        raise OptionError(
+            "guidance", "has anchors, which move the codes of images", received="a generator as it is",
+            remedy="Fine-tune it: guide(generator, images, guidance).",
+        )  # fmt: skip
+    codes = codes_of(generator, images)
+    axes = find_axes(codes, guidance, ids=ids, before=generator.axes, seed=seed)
+    named = copy.deepcopy(generator)
+    named.axes = replace(axes, record={"mode": "post-hoc", "statements": len(guidance.statements)})
+    return named
+
+
+@torch.no_grad()
+def codes_of(generator: Generator, images: Tensor) -> Tensor:
+    """Codes ``(N, D)`` of stored images, 256 at a time."""
+    if not len(images):
+        raise OptionError("images", "must be at least one", received="none", remedy="Pass a batch.")
+    device = generator.intensity.device
+    return torch.cat([generator.encode(as_unit_interval(part).to(device)) for part in images.split(256)])
+
+
+def find_axes(
+    codes: Tensor,
+    guidance: Guidance,
+    *,
+    ids: Sequence[object] | None = None,
+    before: NamedAxes | None = None,
+    seed: int = 0,
+) -> NamedAxes:
+    """Named axes of codes ``(N, D)``; see :func:`name_axes`."""
+    values = codes.double().cpu().numpy()
+    evidence = told(guidance, _places(guidance, ids, len(values)))
+    fixed = _fixed(guidance, values.shape[1], before, evidence)
+    names = [*(name for name in fixed if name not in guidance.names), *guidance.names]
+    if not names:
+        raise OptionError(
+            "guidance", "names no axis", received=f"{len(guidance.statements)} statements",
+            remedy="Label some images, rank them, or name a dimension.",
+        )  # fmt: skip
+    if len(names) > values.shape[1]:
+        raise OptionError(
+            "guidance", f"names more axes than the code has dimensions ({values.shape[1]})",
+            received=len(names), remedy="Name fewer, or train a generator with a larger latent_dim.",
+        )  # fmt: skip
+    directions = _directions(values, names, evidence, fixed)
+    held = _held_out(values, names, evidence, fixed, seed)
+    origin = values.mean(axis=0)
+    coordinates = (values - origin) @ directions.T
+    known = {} if before is None else {axis.name: axis for axis in before.axes}
+    axes = []
+    for number, name in enumerate(names):
+        said = [each for each in guidance.of(Naming) if each.name == name]
+        axis = known.get(name, Axis(name)) if not evidence.get(name) else Axis(name)
+        basis = ", ".join(dict.fromkeys(each.basis for each in evidence.get(name, []) if each.basis))
+        low, median, high = np.quantile(coordinates[:, number], _SPAN).tolist()
+        slope, offset = _line(coordinates[:, number], evidence.get(name, []))
+        measured = dict(zip(("measure", "quality", "count"), held[name], strict=True)) if name in held else {}
+        axes.append(
+            replace(
+                axis, span=(low, median, high), slope=slope or axis.slope, offset=offset or axis.offset,
+                **({"basis": basis} if basis else {}), **measured,
+                **({"low": said[-1].low or axis.low, "high": said[-1].high or axis.high} if said else {}),
+            )
+        )  # fmt: skip
+    return NamedAxes(tuple(axes), torch.from_numpy(origin).float(), torch.from_numpy(directions).float())
+
+
+# -- statements as numbers -------------------------------------------------------------------------------
+
+
+def _places(guidance: Guidance, ids: Sequence[object] | None, count: int) -> dict[str, int]:
+    """Where each image is."""
+    known = [str(each) for each in (range(count) if ids is None else ids)]
+    if len(known) != count or len(set(known)) < count:
+        raise OptionError(
+            "ids", f"must be {count} different ones, one for each image", received=f"{len(set(known))} ids",
+            remedy="Pass the ids in the order of the images.",
+        )  # fmt: skip
+    places = {each: row for row, each in enumerate(known)}
+    missing = [each for each in guidance.ids if each not in places]
+    if missing:
+        raise OptionError(
+            "guidance", f"is about {len(missing)} images that are not there", received=", ".join(missing[:5]),
+            remedy="Pass those images too, and ids= if images are not called by their number.",
+        )  # fmt: skip
+    return places
+
+
+def told(guidance: Guidance, places: dict[str, int]) -> dict[str, list[Told]]:
+    """Everything that was said of each axis, as rows and targets."""
+    found: dict[str, list[Told]] = {name: [] for name in guidance.names}
+    for statement in guidance.statements:
+        if isinstance(statement, Labels | Ranking):
+            labels = isinstance(statement, Labels)
+            given = statement.values if isinstance(statement, Labels) else range(len(statement.ids))
+            values = np.array(given, dtype=np.float64)
+            targets = (values - values.mean()) / values.std()
+            basis = "ranking" if not labels else "binary labels" if statement.binary else "labels"  # type: ignore[union-attr]
+            rows = np.array([places[each] for each in statement.ids])
+            found[statement.name].append(Told(basis, rows, targets, values))
+    pairs = guidance.of(Pair)
+    for name in guidance.names if pairs else ():
+        for changed in (True, False):
+            chosen = [pair for pair in pairs if (name in pair.changed) == changed]
+            if chosen:
+                rows = np.array([[places[pair.a], places[pair.b]] for pair in chosen])
+                targets = np.full(len(chosen), float(changed))
+                found[name].append(Told("pairs" if changed else "", rows, targets, targets))
+    return found
+
+
+def _fixed(
+    guidance: Guidance, dimensions: int, before: NamedAxes | None, evidence: dict[str, list[Told]]
+) -> dict[str, Array]:
+    """Directions that are not to be found: named dimensions, and axes there were before."""
+    known = () if before is None else before.names
+    locked = [name for lock in guidance.of(Lock) for name in lock.names]
+    for name in locked:
+        if name not in known:
+            raise OptionError(
+                "guidance", "locks an axis that the generator does not have", received=name,
+                remedy="Lock an axis that was named before, or leave the lock out.",
+            )  # fmt: skip
+    fixed = {}
+    for name in known:
+        assert before is not None  # it has names
+        described = any(each.basis for each in evidence.get(name, []))
+        if name in locked or not described:
+            fixed[name] = before.directions[before.index(name)].double().cpu().numpy()
+    for naming in guidance.of(Naming):
+        if naming.axis is None:
+            if naming.name not in known and not any(each.basis for each in evidence[naming.name]):
+                raise OptionError(
+                    "guidance", "names an axis that nothing else is said of", received=naming.name,
+                    remedy="Name a dimension, or label, rank or pair images.",
+                )  # fmt: skip
+            continue
+        if naming.axis >= dimensions:
+            raise OptionError(
+                "guidance", f"names a dimension that a code of {dimensions} does not have",
+                received=naming.axis, remedy=f"Choose 0 to {dimensions - 1}.",
+            )  # fmt: skip
+        fixed[naming.name] = np.eye(dimensions)[naming.axis]
+    return fixed
+
+
+# -- directions --------------------------------------------------------------------------------------------
+
+
+def _directions(
+    codes: Array, names: Sequence[str], evidence: dict[str, list[Told]], fixed: dict[str, Array]
+) -> Array:
+    """Orthonormal rows ``(K, D)``."""
+    scale = float(np.sqrt(codes.var(axis=0).mean())) or 1.0
+    free = [name for name in names if name not in fixed]
+    held = np.stack(list(fixed.values())) if fixed else np.zeros((0, codes.shape[1]))
+    _require_apart(held, list(fixed))
+    rows = np.stack([_ridge(codes / scale, name, evidence[name]) for name in free]) if free else held[:0]
+    rows = rows - (rows @ held.T) @ held
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows / np.maximum(lengths, 1e-12)
+    _require_apart(rows, free)
+    if len(rows):
+        spread, vectors = np.linalg.eigh(rows @ rows.T)
+        rows = vectors @ np.diag(spread**-0.5) @ vectors.T @ rows
+    made = dict(zip(free, rows, strict=True)) | fixed
+    return np.stack([made[name] for name in names])
+
+
+def _require_apart(rows: Array, names: Sequence[str]) -> None:
+    """Directions that (nearly) repeat each other have no orthonormal ones beside them."""
+    if not len(rows) or np.linalg.eigvalsh(rows @ rows.T)[0] > _SAME_WAY:
+        return
+    cosines = np.abs(np.triu(rows @ rows.T, 1))
+    a, b = np.unravel_index(cosines.argmax(), cosines.shape)
+    raise GeneratorError(
+        "guidance", "asks for axes that this generator cannot tell apart",
+        received=f'"{names[a]}" and "{names[b]}", cosine {cosines[a, b]:.2f}',
+        remedy="Give them one name, label images that differ in one and not in the other, or fine-tune.",
+    )  # fmt: skip
+
+
+def _ridge(codes: Array, name: str, evidence: Sequence[Told]) -> Array:
+    """The direction of one axis, not normalised."""
+    from sklearn.linear_model import RidgeCV  # takes a second to import
+
+    if not any(each.basis for each in evidence):
+        raise OptionError(
+            "guidance", "says only what an axis is not", received=name,
+            remedy="Label, rank or pair images that differ in it.",
+        )  # fmt: skip
+    inputs, targets = [], []
+    for each in evidence:
+        rows = each.inputs(codes)
+        centred = each.rows.ndim == 1
+        inputs.append(rows - rows.mean(axis=0) if centred else rows)
+        targets.append(each.targets - each.targets.mean() if centred else each.targets)
+    found = RidgeCV(PENALTIES, fit_intercept=False).fit(np.concatenate(inputs), np.concatenate(targets))
+    return np.asarray(found.coef_, dtype=np.float64)
+
+
+def _line(coordinates: Array, evidence: Sequence[Told]) -> tuple[float, float]:
+    """Slope and offset of labelled values over the coordinate; zeros without labels."""
+    labelled = [each for each in evidence if "labels" in each.basis]
+    if not labelled:
+        return 0.0, 0.0
+    at = np.concatenate([coordinates[each.rows] for each in labelled])
+    values = np.concatenate([each.values for each in labelled])
+    slope = float(np.cov(at, values)[0, 1] / max(at.var(ddof=1), 1e-12))
+    return slope, float(values.mean() - slope * at.mean())
+
+
+# -- how good they are ---------------------------------------------------------------------------------------
+
+
+def _held_out(
+    codes: Array, names: Sequence[str], evidence: dict[str, list[Told]], fixed: dict[str, Array], seed: int
+) -> dict[str, tuple[str, float, int]]:
+    """Measure, its value and on how many statements, for every axis with enough of them."""
+    random = np.random.default_rng(seed)
+    parts = {
+        name: [random.permutation(np.arange(len(each.rows)) % FOLDS) for each in evidence.get(name, [])]
+        for name in names
+    }
+    judged: dict[str, list[tuple[Array, Array, str]]] = {name: [] for name in names}
+    for fold in range(FOLDS):
+        kept = {
+            name: [
+                each.part(part != fold) if len(each.rows) >= FEWEST else each
+                for each, part in zip(evidence.get(name, []), parts[name], strict=True)
+            ]
+            for name in names
+        }
+        directions = _directions(codes, names, kept, fixed)
+        for number, name in enumerate(names):
+            for each, part in zip(evidence.get(name, []), parts[name], strict=True):
+                if len(each.rows) >= FEWEST and each.basis:
+                    training, last = each.part(part != fold), each.part(part == fold)
+                    judged[name].append(
+                        (_predicted(codes, directions[number], training, last), last.values, each.basis)
+                    )
+    return {name: found for name, parts_ in judged.items() if (found := _quality(parts_)) is not None}
+
+
+def _predicted(codes: Array, direction: Array, training: Told, last: Told) -> Array:
+    """What an axis says of images it was not fitted to, in the units of the values."""
+    if training.rows.ndim == 2:
+        moves = last.inputs(codes)
+        return (moves @ direction) ** 2 / np.maximum((moves**2).sum(axis=1), 1e-12)
+    known, new = training.inputs(codes) @ direction, last.inputs(codes) @ direction
+    if training.basis == "binary labels":
+        ends = [known[training.values == value] for value in (0.0, 1.0)]
+        middle = sum(end.mean() if len(end) else known.mean() for end in ends) / 2
+        return (new > middle).astype(np.float64)
+    slope = np.cov(known, training.values)[0, 1] / max(known.var(ddof=1), 1e-12)
+    return training.values.mean() + slope * (new - known.mean())
+
+
+def _quality(judged: Sequence[tuple[Array, Array, str]]) -> tuple[str, float, int] | None:
+    """Of the strongest kind of statement there is: labels, rankings, then pairs."""
+    from scipy.stats import spearmanr
+
+    for basis in ("labels", "binary labels", "ranking", "pairs"):
+        chosen = [(guess, truth) for guess, truth, of in judged if of == basis]
+        if not chosen:
+            continue
+        guess, truth = (np.concatenate(part) for part in zip(*chosen, strict=True))
+        if basis == "pairs":
+            return "share of the difference", float(guess.mean()), len(guess)
+        if basis == "binary labels":
+            return "accuracy", float((guess == truth).mean()), len(guess)
+        if guess.std() == 0 or truth.std() == 0:
+            return None
+        if basis == "ranking":
+            return "rank correlation", float(spearmanr(guess, truth).statistic), len(guess)
+        return "correlation", float(np.corrcoef(guess, truth)[0, 1]), len(guess)
+    return None

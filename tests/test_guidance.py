@@ -1,0 +1,325 @@
+"""What a person says of a code: statements, files, errors; and named axes of a generator as it is."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from toys import LinearGenerator, toy_images
+
+from explainer.errors import GeneratorError, ModelFileError, OptionError, OutputError
+from explainer.generators import VAE, Axis, Guidance, NamedAxes, load_generator, name_axes
+from explainer.generators.directions import codes_of, find_axes
+from explainer.generators.guidance import COLUMNS, Anchors
+
+
+def everything():
+    return (
+        Guidance()
+        .name(3, "nucleus size", low="small, or tiny", high='"large"')
+        .label("shade", ["a", "b", 3], [0.1, 1 / 3, -2e-17])
+        .rank("age", ["c", "a", "b"])
+        .pair("a", "b", changed=["shade", "age"])
+        .pair("b", "c", changed=[])
+        .anchor(["a", "b"], [(-2.5, 0.1), (2, 1 / 7)], weight=[1, 0.5])
+        .lock(["mouth", "age"])
+    )
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_guidance_comes_back_from_a_file_exactly(tmp_path, ending):
+    path = everything().save(tmp_path / f"guidance.{ending}")
+    assert Guidance.load(path) == everything()
+
+
+def test_statements_are_appended_and_nothing_is_changed():
+    first = Guidance().rank("age", ["a", "b"])
+    second = first.lock(["age"])
+    assert len(first.statements) == 1
+    assert second.statements[:1] == first.statements
+    assert (first + first.lock(["x"])).statements[1:] == first.lock(["x"]).statements
+
+
+def test_names_and_images_are_listed_once_in_order():
+    assert everything().names == ("nucleus size", "shade", "age")
+    assert everything().ids == ("a", "b", "3", "c")
+
+
+def test_the_original_table_of_anchors_is_read():
+    text = "Unique_id,delta,x_anchor,y_anchor\nimg_7.png,1,-2.5,0\nimg_8.png,0,9,9\n12,0.25,1e-3,4\n"
+    (anchors,) = Guidance.parse(text).of(Anchors)
+    assert anchors == Anchors(("img_7.png", "12"), ((-2.5, 0.0), (0.001, 4.0)), (1.0, 0.25))
+
+
+HEAD = ",".join(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2", "row 1: lacks the columns statement"),
+        (f"{HEAD}\n0,lable,x,a,,1,,,", 'row 2, column "kind": is unknown'),
+        (f"{HEAD}\n0,label,x,a,,1,,,\n0,label,x,b,,two,,,", 'row 3, column "value": must be a finite number'),
+        (f"{HEAD}\n0,label,x,a,,1,,,\n0,label,y,b,,2,,,", 'row 3, column "axis": differs'),
+        (f"{HEAD}\n0,label,x,a,,1,,,\n0,rank,x,b,,2,,,", 'row 3, column "kind": differs'),
+        (f"{HEAD}\n0,label,x,a,,1,,,\n0,label,x,b,,1,,,", 'rows 2 to 3, column "value": are all the same'),
+        (f"{HEAD}\n0,label,x,a,,1,,,\n0,label,x,a,,2,,,", 'rows 2 to 3, column "id": entry 1 is named twice'),
+        (f"{HEAD}\n0,rank,x,a,,1,,,\n0,rank,x,b,,1,,,", 'row 2, column "value": two images have one place'),
+        (f"{HEAD}\n0,name,x,,,0.5,,,", 'row 2, column "value": must be the number of a dimension'),
+        (f"{HEAD}\n0,name,x,,,1,,,\n0,name,y,,,1,,,", 'row 3, column "statement": a name takes one row'),
+        (f"{HEAD}\n0,name, ,,,1,,,", 'row 2, column "axis": must be a name'),
+        (f"{HEAD}\n0,anchor,,a,,1 x,1,,", 'row 2, column "value": must be a finite number'),
+        (f"{HEAD}\n0,anchor,,a,,1 2,0,,", 'row 2, column "weight": must be positive'),
+        ("Unique_id,delta,x_anchor,y_anchor\na,1,x,0", 'row 2, column "x_anchor": must be a finite number'),
+        ("Unique_id,delta,x_anchor,y_anchor\na,-1,0,0", 'row 2, column "delta": must not be negative'),
+        ("Unique_id,delta,x_anchor,y_anchor\na,1,0,0\na,1,0,0", 'row 3, column "Unique_id": comes twice'),
+        ("Unique_id,delta,x_anchor,y_anchor\n,1,0,0", 'row 2, column "Unique_id": is empty'),
+        ("Unique_id,delta,x_anchor,y_anchor\na,0,0,0", 'column "delta": anchors no image'),
+        ('{"rows": 3}', "is not a JSON file of guidance"),
+    ],
+)
+def test_errors_of_a_file_name_the_row_and_the_column(text, said):
+    with pytest.raises(OptionError) as caught:
+        Guidance.parse(text)
+    assert str(caught.value).startswith(f"guidance: {said}")
+
+
+@pytest.mark.parametrize(
+    ("say", "said"),
+    [
+        (lambda g: g.name(-1, "x"), "axis: must be the number of a dimension"),
+        (lambda g: g.name(1, ""), "name: must be a name"),
+        (lambda g: g.label("x", ["a", "b"], [1]), "values: must be one for each of the 2 ids"),
+        (lambda g: g.label("x", ["a", "b"], [1, np.nan]), "values: entry 1 is not a finite number"),
+        (lambda g: g.label("x", ["a", "a"], [1, 2]), "ids: entry 1 is named twice"),
+        (lambda g: g.label("x", "ab", [1, 2]), "ids: must be at least 2"),
+        (lambda g: g.pair("a", "b", changed="x"), "changed: must be a list of names"),
+        (lambda g: g.anchor(["a", "b"], [(1, 2), (3,)]), "coordinates: must be one place"),
+        (lambda g: g.anchor(["a"], [(1, 2)], weight=-1), "weight: must be positive"),
+        (lambda g: g.lock("x"), "axes: must be a list of names"),
+        (lambda g: g.save("x.txt"), "path: must end in .csv or .json"),
+    ],
+)
+def test_errors_of_a_call_name_the_argument(say, said):
+    with pytest.raises(OptionError) as caught:
+        say(Guidance())
+    assert str(caught.value).startswith(said)
+
+
+def test_a_file_that_is_missing_or_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(OptionError, match="guidance: cannot be read"):
+        Guidance.load(tmp_path / "none.csv")
+    with pytest.raises(OutputError, match="cannot be written"):
+        Guidance().save(tmp_path / "none" / "guidance.csv")
+
+
+# -- named axes ------------------------------------------------------------------------------------------
+
+
+def planted(count=200, dimensions=6, seed=0):
+    """Codes, and two directions that are not orthogonal with the values that follow them."""
+    random = np.random.default_rng(seed)
+    codes = torch.from_numpy(random.standard_normal((count, dimensions))).float()
+    first = np.eye(dimensions)[0]
+    second = np.array([0.3, 0.9, 0, 0, 0, 0.1])
+    return codes, first, second, codes.numpy() @ first, codes.numpy() @ second
+
+
+def test_directions_are_the_orthonormal_ones_nearest_to_what_the_labels_follow():
+    codes, first, second, a, b = planted()
+    ids = list(range(100))
+    axes = find_axes(codes, Guidance().label("a", ids, 5 + 2 * a[:100]).label("b", ids, b[:100]))
+    w = np.stack([first, second / np.linalg.norm(second)])
+    left, _, right = np.linalg.svd(w, full_matrices=False)
+    assert_allclose(axes.directions.numpy(), left @ right, atol=1e-3)
+    assert_allclose((axes.directions @ axes.directions.T).numpy(), np.eye(2), atol=1e-5)
+    assert [axis.measure for axis in axes.axes] == ["correlation"] * 2
+    assert min(axis.quality for axis in axes.axes) > 0.95
+    alone = find_axes(codes, Guidance().label("a", ids, 5 + 2 * a[:100])).axes[0]
+    assert_allclose([alone.slope, alone.offset], [2, 5 + 2 * float(codes[:, 0].mean())], atol=0.02)
+
+
+def test_labels_that_mean_nothing_are_not_called_good():
+    codes, *_ = planted()
+    noise = np.random.default_rng(5).standard_normal(100)
+    (axis,) = find_axes(codes, Guidance().label("noise", list(range(100)), noise)).axes
+    assert abs(axis.quality) < 0.3
+    assert axis.count == 100
+
+
+def test_zeros_and_ones_rankings_and_pairs_find_the_direction_too():
+    codes, first, _, a, _ = planted()
+    order = np.argsort(a[:40])
+    guidance = {
+        "accuracy": Guidance().label("x", list(range(100)), (a[:100] > 0).astype(float)),
+        "rank correlation": Guidance().rank("x", order.tolist()),
+        "share of the difference": _pairs(codes, first),
+    }
+    for measure, said in guidance.items():
+        moved = codes.clone()
+        if measure == "share of the difference":
+            moved[100:] = moved[:100] + 1.5 * torch.from_numpy(first).float()
+        axes = find_axes(moved, said)
+        assert float(axes.directions[0] @ torch.from_numpy(first).float()) > 0.9
+        assert axes.axes[0].measure == measure
+        assert axes.axes[0].quality > 0.85
+
+
+def _pairs(codes, first):
+    guidance = Guidance()
+    for row in range(30):
+        guidance = guidance.pair(row, 100 + row, changed=["x"])
+    return guidance
+
+
+def test_a_pair_that_did_not_change_in_an_axis_turns_it_away():
+    codes, _first, _, a, _b = planted()
+    both = a + 0.8 * codes[:, 2].numpy()  # labels that follow two dimensions
+    said = Guidance().label("x", list(range(60)), both[:60])
+    pairs = said
+    moved = codes.clone()
+    for row in range(100, 140):
+        moved[row + 40] = moved[row]
+        moved[row + 40, 2] += 3
+        pairs = pairs.pair(row, row + 40, changed=["other"])
+    without = find_axes(moved, said).directions[0, 2]
+    held = find_axes(moved, pairs)
+    assert abs(float(held.directions[held.index("x"), 2])) < 0.4 * abs(float(without))
+
+
+def test_named_dimensions_and_axes_there_were_keep_their_directions():
+    codes, _first, _second, _a, b = planted()
+    ids = list(range(100))
+    before = find_axes(codes, Guidance().name(4, "fourth", low="l", high="h"))
+    assert_allclose(before.directions.numpy(), np.eye(6)[[4]])
+    assert str(before.axes[0]) == '"fourth" (l to h): from dimension'
+    more = find_axes(codes, Guidance().label("b", ids, b[:100]).lock(["fourth"]), before=before)
+    assert more.names == ("fourth", "b")
+    assert_allclose(more.directions[0].numpy(), np.eye(6)[4], atol=1e-6)
+    assert abs(float(more.directions[1, 4])) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("guidance", "said"),
+    [
+        (Guidance(), "guidance: names no axis"),
+        (Guidance().label("x", ["0", "nobody"], [0, 1]), "guidance: is about 1 images that are not there"),
+        (Guidance().name(9, "x"), "guidance: names a dimension that a code of 6 does not have"),
+        (Guidance().name(None, "x"), "guidance: names an axis that nothing else is said of"),
+        (Guidance().lock(["x"]).name(0, "y"), "guidance: locks an axis that the generator does not have"),
+        (
+            Guidance().name(0, "x").name(0, "y"),
+            "guidance: asks for axes that this generator cannot tell apart",
+        ),
+    ],
+)
+def test_what_cannot_be_named_is_refused(guidance, said):
+    with pytest.raises((OptionError, GeneratorError)) as caught:
+        find_axes(planted()[0], guidance)
+    assert str(caught.value).startswith(said)
+
+
+def test_two_names_for_one_thing_are_refused():
+    codes, _, _, a, _ = planted()
+    ids = list(range(100))
+    with pytest.raises(GeneratorError, match=r'"a" and "b", cosine 1\.00'):
+        find_axes(codes, Guidance().label("a", ids, a[:100]).label("b", ids, a[:100] + 1))
+
+
+def test_ids_must_be_one_for_each_image():
+    with pytest.raises(OptionError, match="ids: must be 200 different ones"):
+        find_axes(planted()[0], Guidance().name(0, "x"), ids=["a"])
+
+
+def test_a_named_copy_decodes_as_before_and_the_original_has_no_axes():
+    generator, images = LinearGenerator(), toy_images(60)
+    values = codes_of(generator, images)[:, 2].tolist()
+    ids = [f"img-{row}" for row in range(60)]
+    named = name_axes(generator, images, Guidance().label("third", ids, values), ids=ids)
+    assert generator.axes is None
+    assert named.axes.names == ("third",)
+    assert_allclose(named.axes.directions[0].abs().numpy(), np.eye(6)[2], atol=0.01)
+    torch.testing.assert_close(named.bare(images), generator.bare(images))
+    assert named.axes.record["mode"] == "post-hoc"
+
+
+def test_anchors_need_training():
+    with pytest.raises(OptionError, match="has anchors, which move the codes"):
+        name_axes(LinearGenerator(), toy_images(4), Guidance().anchor(["0"], [(0, 0)]))
+
+
+def test_moving_along_one_axis_leaves_the_others_and_the_rest():
+    codes, *_, a, b = planted()
+    ids = list(range(100))
+    axes = find_axes(codes, Guidance().label("a", ids, a[:100]).label("b", ids, b[:100]))
+    moved = axes.moved(codes, "b", torch.full((200,), 1.25))
+    before, after = axes.coordinates(codes), axes.coordinates(moved)
+    assert_allclose(after[:, 1].numpy(), 1.25, atol=1e-5)
+    assert_allclose(after[:, 0].numpy(), before[:, 0].numpy(), atol=1e-5)
+    rest = axes.subspace([], ["a", "b"])
+    assert_allclose((moved @ rest.T).numpy(), (codes @ rest.T).numpy(), atol=1e-5)
+
+
+def test_the_directions_along_and_lock_leave():
+    axes = NamedAxes((Axis("a"), Axis("b")), torch.zeros(4), torch.eye(4)[:2])
+    assert axes.subspace(["b"], []).tolist() == [[0, 1, 0, 0]]
+    free = axes.subspace([], ["a"])
+    assert_allclose((free.T @ free).numpy(), np.diag([0, 1, 1, 1]), atol=1e-6)
+    assert axes.subspace([], []).tolist() == torch.eye(4).tolist()
+    for along, lock, said in (
+        (["c"], [], 'along: names no axis (received c). Named are: "a", "b".'),
+        (["a"], ["a"], "along, lock: must not name the same axis"),
+        ("a", [], "along: must be a list of names"),
+    ):
+        with pytest.raises(OptionError) as caught:
+            axes.subspace(along, lock)
+        assert str(caught.value).startswith(said)
+    everywhere = NamedAxes((Axis("a"), Axis("b")), torch.zeros(2), torch.eye(2))
+    with pytest.raises(OptionError, match="lock: leaves no direction"):
+        everywhere.subspace([], ["a", "b"])
+
+
+def test_axes_must_be_orthonormal_and_have_names_of_their_own():
+    with pytest.raises(GeneratorError, match="must be 2 orthonormal rows"):
+        NamedAxes((Axis("a"), Axis("b")), torch.zeros(2), torch.ones(2, 2))
+    with pytest.raises(OptionError, match="names two axes"):
+        NamedAxes((Axis("a"), Axis("a")), torch.zeros(2), torch.eye(2))
+
+
+def small():
+    return VAE((1, 16, 16), 4, widths=(4, 8), encoder_blocks=(0, 0), decoder_blocks=(0, 0)).eval()
+
+
+def test_a_guided_generator_comes_back_with_its_axes_and_its_card_tells_of_them(tmp_path):
+    images = toy_images(50)
+    generator = small()
+    values = images.mean(dim=(1, 2, 3)).tolist()
+    guidance = (
+        Guidance().label("light", list(range(50)), values).name(None, "light", low="dim", high="bright")
+    )
+    named = name_axes(generator, images, guidance.name(1, "first"))
+    named.save(tmp_path / "g")
+    back = load_generator(tmp_path / "g")
+    assert back.axes.axes[0] == named.axes.axes[0]
+    assert str(back.axes) == str(named.axes)
+    torch.testing.assert_close(back.axes.directions, named.axes.directions)
+    card = json.loads((tmp_path / "g" / "card.json").read_text())["generator"]["axes"]
+    assert [axis["name"] for axis in card["axes"]] == ["light", "first"]
+    assert card["axes"][0]["high"] == "bright"
+    assert card["axes"][1]["quality"] is None
+    assert card["record"]["mode"] == "post-hoc"
+    (tmp_path / "g" / "axes.safetensors").write_bytes(b"else")
+    with pytest.raises(ModelFileError, match="axes: was changed"):
+        load_generator(tmp_path / "g")
+
+
+def test_a_card_without_all_of_its_axes_is_named(tmp_path):
+    named = name_axes(small(), toy_images(20), Guidance().name(0, "x"))
+    named.save(tmp_path / "g")
+    path = tmp_path / "g" / "card.json"
+    card = json.loads(path.read_text())
+    del card["generator"]["axes"]["record"]
+    path.write_text(json.dumps(card))
+    with pytest.raises(ModelFileError, match="not complete"):
+        load_generator(tmp_path / "g")
