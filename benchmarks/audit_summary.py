@@ -25,6 +25,11 @@ def summary(parts: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
     table = pd.DataFrame([row for part in parts.get("power", []) for row in part["rows"]])
     if len(table):
         result |= _power(table)
+        clusters = {name: groups for part in parts["power"] for name, groups in part["clusters"].items()}
+        free = [name for name, some in table.groupby("classifier") if some.reliance.max() < CONFOUNDED]
+        result["power"]["unswayed classifiers in whose walks no cluster is claimed"] = rate(
+            pd.Series([not clusters[name] for name in free])
+        )
     for name in ("tag", "entangled"):
         table = pd.DataFrame([row for part in parts.get(name, []) for row in part["rows"]])
         if len(table):
@@ -75,6 +80,9 @@ def _power(table: pd.DataFrame) -> dict[str, Any]:
             "left out between": len(table) - len(judged),
             "false alarms": int((null.verdict == "confounded").sum()),
             "found": rate(bad.verdict == "confounded"),
+            "said confounded of those left out between": int(
+                (table.drop(judged.index).verdict == "confounded").sum()
+            ),
             "missed: confounded, said not detected": int((bad.verdict == "not detected").sum()),
             "insufficient": rate(judged.verdict == "insufficient"),
             "null pairs said not detected": rate(null.verdict == "not detected"),
@@ -117,7 +125,7 @@ def auroc(table: pd.DataFrame, column: str, resamples: int = 500) -> dict[str, A
         rows = np.concatenate([groups[i] for i in stream.integers(len(groups), size=len(groups))])
         if 0 < truth[rows].mean() < 1:
             drawn.append(roc_auc_score(truth[rows], values[rows]))
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    low, high = np.quantile(drawn, [0.025, 0.975]).round(6)
     return {
         "rate": float(roc_auc_score(truth, values)), "low": float(low), "high": float(high), "n": len(table)
     }  # fmt: skip
