@@ -69,13 +69,15 @@ def audit_table(
 
 def write_report(report: BiasReport, out: Path) -> dict[str, str]:
     """Write ``audit.json``, ``audit.xml`` (JUnit), ``audit.md`` and ``audit.csv``; their paths by kind."""
-    files = {"json": report.to_json(out / "audit.json"), "junit": report.to_junit(out / "audit.xml")}
+    files = {
+        "json": report.to_json(out / "audit.json"), "junit": report.to_junit(out / "audit.xml"),
+        "csv": report.to_csv(out / "audit.csv"),
+    }  # fmt: skip
     try:
         (out / "audit.md").write_text(report.to_markdown(), encoding="utf-8")
-        report.to_frame().to_csv(out / "audit.csv", index=False)
     except OSError as error:
         raise OutputError(
             "out", "cannot be written to", received=f"{out}: {error.strerror}", remedy="Name another folder."
         ) from error
-    files |= {"markdown": out / "audit.md", "csv": out / "audit.csv"}
+    files |= {"markdown": out / "audit.md"}
     return {kind: str(path) for kind, path in files.items()}

@@ -65,6 +65,23 @@ class ImageSet:
             images[row] = _in_16_bits(self.image(index, channels=channels), size)
         return torch.from_numpy(images)
 
+    def read(self, size: tuple[int, int]) -> Tensor:
+        """All images at one size (N, channels, height, width), uint8 if all came in 8 bits, else uint16.
+
+        Raises:
+            ImageError: An image that cannot be read, or images of several numbers of channels.
+        """
+        stored: np.ndarray = np.empty((0, 0), np.uint16)
+        eight_bits = True
+        for index in range(len(self)):
+            image = self.image(index, channels=stored.shape[1] if index else None)
+            if not index:
+                stored = np.empty((len(self), len(image), *size), np.uint16)
+            levels = 255 * image
+            eight_bits = eight_bits and bool(((levels - levels.round()).abs() < 1e-3).all())
+            stored[index] = _in_16_bits(image, size)
+        return torch.from_numpy(_in_8_bits(stored) if eight_bits else stored)
+
 
 def open_image_set(source: str | os.PathLike[str] | pd.DataFrame) -> ImageSet:
     """A set of images of which none has been read yet.
@@ -98,17 +115,7 @@ def read_image_set(source: str | os.PathLike[str] | pd.DataFrame, size: tuple[in
         ImageError: Not such a set, an image that cannot be read, or images of several numbers of channels.
         OptionError: A table without a column of paths.
     """
-    opened = open_image_set(source)
-    stored: np.ndarray = np.empty((0, 0), np.uint16)
-    eight_bits = True
-    for index in range(len(opened)):
-        image = opened.image(index, channels=stored.shape[1] if index else None)
-        if not index:
-            stored = np.empty((len(opened), len(image), *size), np.uint16)
-        levels = 255 * image
-        eight_bits = eight_bits and bool(((levels - levels.round()).abs() < 1e-3).all())
-        stored[index] = _in_16_bits(image, size)
-    return torch.from_numpy(_in_8_bits(stored) if eight_bits else stored)
+    return open_image_set(source).read(size)
 
 
 def _in_8_bits(stored: np.ndarray) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 While it runs, ``DIR.checkpoints`` holds its settings and the checkpoints of its phases, each replaced as a
 whole, at least every minute. The model folder ``DIR`` appears complete when training has ended; then the
-history and the page of figures are written into it, and the checkpoints are removed.
+history and the page of figures are written into it, and the checkpoints are removed. What is delivered is
+the best state by the bound on held-out images, whether the steps ran out or the minutes did; a run that was
+stopped ends with it, without training on, if it is continued with hardly any minutes.
 """
 
 import math
@@ -19,10 +21,11 @@ from torch import Tensor
 
 from explainer.errors import ExplainerError, OptionError, OutputError, TrainingError
 from explainer.generators.base import as_unit_interval
+from explainer.generators.feed import Feed, of_set
 from explainer.generators.health import Health
-from explainer.generators.training import CARD, FEWEST_IMAGES, TrainableGenerator
+from explainer.generators.training import CARD, FEWEST_IMAGES, TrainableGenerator, affordable
 from explainer.generators.zoo import KINDS
-from explainer.image_sets import read_image_set
+from explainer.image_sets import open_image_set
 from explainer.report.output import write_file
 from explainer.report.training_figures import (
     history_figure,
@@ -179,13 +182,15 @@ def train(
     """
     began = time.monotonic()
     out = out.resolve()
-    images = read_image_set(settings.data, settings.pixels)
-    if len(images) < FEWEST_IMAGES + ASIDE:
+    found = open_image_set(settings.data)
+    fewest = FEWEST_IMAGES + ASIDE
+    if len(found) < fewest:
         raise TrainingError(
-            "data", f"must be at least {FEWEST_IMAGES + ASIDE} images: {ASIDE} of them are set aside",
-            received=len(images), remedy="Add images.",
+            "data", f"must be at least {fewest} images: {ASIDE} of them are set aside",
+            received=len(found), remedy="Add images.",
         )  # fmt: skip
-    shape = (images.shape[1], *settings.pixels)
+    shape = (len(found.image(0)), *settings.pixels)
+    images = of_set(found, "data", shape, fewest, name=str(Path(settings.data).resolve()))
     options: dict[str, Any] = {"sampler": settings.sampler}
     options |= {} if settings.latent_dim is None else {"latent_dim": settings.latent_dim}
     generator = KINDS[settings.kind](shape, **options, seed=settings.seed)  # type: ignore[call-arg]
@@ -202,7 +207,7 @@ def train(
         if not any(folder.glob("*.ckpt")):  # nothing was trained: the next attempt is not a continuation
             shutil.rmtree(folder)
         raise
-    measured = as_unit_interval(held_out)
+    measured = as_unit_interval(held_out[: affordable(shape)])
     health = generator.health(measured)
     generator.save(out)
     files = {
@@ -235,11 +240,11 @@ def health_as_dict(health: Health) -> dict[str, Any]:
     return {name: plain(value) for name, value in asdict(health).items()}
 
 
-def _split(images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """5 % of the images, 5 to 500, set aside, and the rest."""
+def _split(images: Feed, seed: int) -> tuple[Feed, Feed]:
+    """5 % of the images, 5 to 500, set aside, and the rest; none is copied or read."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     aside = min(500, max(ASIDE, len(images) // 20))
-    return images[order[:aside]], images[order[aside:]]
+    return images.part(order[:aside]), images.part(order[aside:])
 
 
 def _begin(folder: Path, settings: Settings) -> None:

@@ -68,6 +68,21 @@ def test_a_table_is_audited(table: Path, report: BiasReport):
     assert audit is not None
 
 
+def test_what_is_to_be_shown_has_been_kept(report: BiasReport):
+    """Pictures of the walks that each finding names, and no more than those and a cluster's."""
+    for finding in report.findings:
+        kept = {strip.row: strip for strip in report.pictures[f"{finding.classifier}, {finding.target}"]}
+        shown = [row for rows in finding.shown.values() for row in rows]
+        assert [len(finding.shown[kind]) for kind in ("worst", "median", "random")] == [2, 1, 2]
+        assert set(shown) <= set(kept)
+        assert all(finding.attribute in kept[row].oracles for row in shown)
+    about = report.provenance
+    assert about["groups"] == 40
+    assert len(about["labels"]["sha256"]) == 64
+    assert about["options"]["reference"] == "the target's own oracle"
+    assert json.dumps(report.to_dict()).count("frames") == 0, "the JSON holds no pictures"
+
+
 def report_median(table: Path) -> str:
     return f"{pd.read_csv(table)['b'].median():g}"
 
@@ -76,7 +91,7 @@ def test_files_are_written(report: BiasReport, tmp_path: Path):
     files = audit_run.write_report(report, tmp_path)
     assert set(files) == {"json", "junit", "markdown", "csv"}
     assert json.loads(Path(files["json"]).read_text())["schema"] == 1
-    assert len(pd.read_csv(files["csv"])) == 2
+    assert pd.read_csv(files["csv"])["changed"].tolist() == report.to_frame()["changed"].tolist()
     assert Path(files["markdown"]).read_text() == report.to_markdown()
 
 
@@ -131,6 +146,26 @@ def test_the_exit_code_says_what_was_found(
     for status in statuses:
         assert f"It is {status}." in said.out
     assert (tmp_path / "out" / "audit.json").exists()
+
+
+def test_the_page_is_written_with_the_command_that_made_it(report, table, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(audit_run, "audit_table", lambda *_, **__: report)
+    monkeypatch.setattr(classifier_files, "open_classifier", lambda word, about: classifier())
+    arguments = ["audit", "--classifier", "m:f", "--data", str(table), "--label", "y", "--attributes", "a, b"]
+    page = tmp_path / "new" / "audit page.html"
+    pictures = []
+    for more in ([], ["--no-images"]):
+        with pytest.raises(SystemExit) as left:
+            cli.main([*arguments, "--html", str(page), "--target", "1", "--target", "0", *more])
+        assert left.value.code == 0
+        text = page.read_text(encoding="utf-8")
+        assert "explainer audit --classifier m:f --data" in text
+        assert f"--html &#39;{page}&#39;" in text
+        assert "--target 1 --target 0" in text
+        assert ("--no-images" in text) == bool(more)
+        pictures.append(text.count("data:image/webp"))
+        assert "audit page.html" in capsys.readouterr().out.replace("\n", "")
+    assert pictures[0] > 0 == pictures[1]
 
 
 def test_json_is_all_there_is_on_stdout(report, table, monkeypatch, capsys):

@@ -14,6 +14,7 @@ from explainer.errors import ImageError, OptionError, TrainingError
 from explainer.generators import VAE
 from explainer.generators import feed as feed_module
 from explainer.generators.feed import feed
+from explainer.image_sets import ImageSet
 
 SHAPE = (1, 16, 16)
 
@@ -62,7 +63,7 @@ def test_every_form_trains_the_same_weights(form, sources, stored):
 
 def test_a_large_folder_is_read_batch_by_batch_in_16_bits(sources, stored, monkeypatch):
     monkeypatch.setattr(feed_module, "LARGEST_HELD", 1000)
-    monkeypatch.setattr(feed_module, "read_image_set", lambda *_: pytest.fail("all images were read"))
+    monkeypatch.setattr(ImageSet, "read", lambda *_: pytest.fail("all images were read"))
     images = feed(sources["folder"], "images", SHAPE, 40)
     part = images.part(torch.tensor([7, 3]))[:]
     assert part.dtype == torch.uint16

@@ -17,9 +17,10 @@ ORDER = """
     frozen preprocessing target misuse estimators onnx_session exported_program classifier convnet
     generators.axes generators.base generators.networks generators.linear generators.objectives
     generators.sampler generators.feed generators.perception generators.sample_quality generators.health
-    generators.loop generators.training generators.vae generators.infomax generators.two_stage
-    generators.clustering generators.mixture generators.guidance generators.directions generators.teacher
-    generators.guiding generators.adapters generators.cards generators.zoo classifier_files
+    generators.selection generators.loop generators.training generators.vae generators.infomax
+    generators.two_stage generators.clustering generators.mixture generators.guidance
+    generators.directions generators.teacher generators.guiding generators.adapters generators.cards
+    generators.zoo classifier_files
     walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear walks.evolution
     walks.head walks.conditional walks.diverse walks.cluster
     checks.base checks.walked checks.ends checks.soundness checks.consistency checks.compatibility
@@ -36,9 +37,9 @@ ORDER = """
     captum_attribution
     bias.statistics bias.attributes bias.oracles bias.walking bias.confounding bias.verdict
     bias.subgroups bias.discovery bias.paths bias.pictures bias.junit bias.markdown bias.findings
-    bias.inputs bias.evidence bias.audit audit_run training_run cli cli.terminal cli.completion
-    cli.options cli.explain cli.demo cli.health cli.train cli.fidelity cli.audit cli.models
-    cli.application __main__
+    bias.inputs bias.evidence bias.audit audit_run training_run
+    cli.terminal cli.completion cli.options cli.explain cli.demo cli.health cli.train cli.fidelity cli.audit
+    cli.models cli.application __main__
 """.split()
 FOLDERS = {name.split(".")[0] for name in ORDER if "." in name}
 

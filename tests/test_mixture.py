@@ -93,7 +93,7 @@ def test_planted_clusters_are_found_without_labels():
     assert accuracy(responsibilities, fresh_kinds) > 0.95
     assert generator.health(fresh).r2[0] > 0.8
     assert set(generator.history["phase"]) == {"warm-up", "mixture"}
-    assert generator.history["components_used"].iloc[-1] > 2.5
+    assert generator.history["components_used"].dropna().iloc[-1] > 2.5
     for component in range(3):  # what a component draws is filed under it
         drawn = generator.sample(20, component, seed=3)
         assert (generator.cluster(drawn).argmax(1) == component).float().mean() > 0.8

@@ -118,6 +118,27 @@ def test_every_term_has_the_axis_of_its_unit_and_channels_their_names():
     assert "mse of channel 1" in {trace.name for trace in history_figure(history).data}
 
 
+def test_the_bound_on_held_out_images_has_an_axis_of_its_own_and_the_best_is_marked():
+    history = pd.DataFrame(
+        {
+            "phase": ["a", "a", "a", "a", "b", "b"],
+            "step": [0, 10, 20, 30, 0, 9],
+            "reconstruction_nats": [5.0, np.nan, np.nan, np.nan, 1.0, np.nan],
+            "held_out_nats": [np.nan, 7.0, 4.0, 6.0, np.nan, np.inf],
+            "held_out_reconstruction_nats": [np.nan, 6.0, 3.0, 5.0, np.nan, 2.0],
+        }
+    )
+    figure = history_figure(history)
+    axes = {trace.name: axis_of(figure, trace).title.text for trace in figure.data if trace.x[0] != 9}
+    assert axes["held_out_nats"] == axes["state that is kept"] == "bound on held-out images, nats per image"
+    held_out = next(trace for trace in figure.data if trace.name == "held_out_reconstruction_nats")
+    training = next(trace for trace in figure.data if trace.name == "reconstruction_nats")
+    assert held_out.yaxis == training.yaxis
+    assert (held_out.mode, training.mode) == ("lines+markers", "lines")
+    marks = [trace for trace in figure.data if trace.name == "state that is kept"]
+    assert [(list(mark.x), list(mark.y)) for mark in marks] == [([20], [4.0])]
+
+
 def test_images_that_do_not_match_are_refused():
     with pytest.raises(ImageError, match=r"originals: must be images"):
         reconstruction_figure(np.zeros((3, 8, 8)), {})

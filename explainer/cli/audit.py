@@ -1,5 +1,7 @@
 """``explainer audit``: does a classifier use what it should not use?"""
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +50,7 @@ EXAMPLES = examples(
     (
         "Does the smile classifier use gender or age? The files are for people, CI and further work",
         "explainer audit --classifier faces/smile --data faces.csv --label smiling --attributes gender,age "
-        "--group person --out audit",
+        "--group person --out audit --html audit.html",
     ),
     (
         "A classifier of your own in CI: also fail if the evidence is not enough",
@@ -59,6 +61,7 @@ EXAMPLES = examples(
 
 
 def audit(
+    context: typer.Context,
     classifier: ClassifierWord,
     data: Annotated[
         Path, typer.Option(help="A .csv with a column path or file, the label and the attributes.")
@@ -68,6 +71,12 @@ def audit(
     out: Annotated[
         Path | None, typer.Option(help="Folder for audit.json, audit.xml (JUnit), audit.md and audit.csv.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The report as one page that needs no network.")
+    ] = None,
+    no_images: Annotated[
+        bool, typer.Option("--no-images", help="Leave every picture out of the page, for privacy.")
+    ] = False,
     group: Annotated[str | None, typer.Option(help="Column of the person or patient.")] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="Class to audit; may be repeated. By default all, of two one.")
@@ -107,6 +116,7 @@ def audit(
                 "fail-on", "is unknown", received=fail_on, remedy=f"Choose one of {', '.join(FAIL_ON)}."
             )
         make_folder(out)
+        make_folder(None if html is None else html.parent)
         from explainer.audit_run import audit_table, write_report
 
         place = usable(device)
@@ -123,7 +133,10 @@ def audit(
             generator=generator, n_images=images, oracle_steps=oracle_steps, seed=seed,
             progress=shows_progress(quiet),
         )  # fmt: skip
+        report = replace(report, provenance={**report.provenance, "command": _command(context)})
         files = {} if out is None else write_report(report, out)
+        if html is not None:
+            files["html"] = str(report.to_html(html, images=not no_images))
         if as_json:
             print_json({**report.to_dict(), "files": files})
         else:
@@ -138,3 +151,16 @@ def audit(
             raise typer.Exit(DISTRUSTED)
         if report.of_status("insufficient") and fail_on == "insufficient":
             raise typer.Exit(INSUFFICIENT)
+
+
+def _command(context: typer.Context) -> str:
+    """What was typed, for the provenance: options that were given, in the order of the manual."""
+    words = ["explainer", "audit"]
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[str(parameter.name)]
+        for each in value if isinstance(value, list | tuple) else [value]:
+            words += [parameter.opts[0]] if each is True else [parameter.opts[0], str(each)]
+    return shlex.join(words)

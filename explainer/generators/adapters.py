@@ -164,6 +164,29 @@ class Adapter(Generator):
         store_codes(self, stored, stored)
         return self
 
+    def fit(self, *_: object, **__: object) -> Self:
+        """Refused: an adapter holds a model that was trained elsewhere.
+
+        Raises:
+            GeneratorError: Always.
+        """
+        raise GeneratorError(
+            "fit", "an adapted model is trained where it comes from", received=self.source,
+            remedy="Call calibrate(images), which stores what fit stores; or train a TwoStageVAE here.",
+        )  # fmt: skip
+
+    def save(self, *_: object, **__: object) -> None:
+        """Refused: only its own package can write the model, and read it again.
+
+        Raises:
+            GeneratorError: Always.
+        """
+        raise GeneratorError(
+            "save", "an adapted model is saved by the package it comes from", received=self.source,
+            remedy="Save and load it there, wrap it again, and calibrate it on the same images with the same "
+            "seed: that is the same generator.",
+        )  # fmt: skip
+
     def health(self, images: Tensor, labels: ArrayLike | None = None) -> Health:
         """Measure this generator on images ``(N, C, H, W)`` in [0, 1], and on their classes if given."""
         self._require_shape(images)

@@ -19,14 +19,12 @@ from torch.utils.data import Dataset
 
 from explainer.errors import ImageError, TrainingError
 from explainer.image import as_image
-from explainer.image_sets import ImageSet, open_image_set, read_image_set
+from explainer.image_sets import ImageSet, open_image_set
 from explainer.storage import sha256
 
-__all__ = ["Feed", "ImageSource", "feed"]
+__all__ = ["Feed", "ImageSource", "feed", "of_set"]
 
 LARGEST_HELD = 2 * 2**30  # bytes
-
-ImageSource: TypeAlias = Tensor | np.ndarray | str | os.PathLike[str] | pd.DataFrame | Dataset[Any]
 
 
 class Feed:
@@ -67,14 +65,18 @@ class Feed:
         return f"{len(self)} {some.dtype} {sha256(some.view(torch.uint8).numpy().tobytes())}"
 
 
+ImageSource: TypeAlias = Tensor | np.ndarray | str | os.PathLike[str] | pd.DataFrame | Dataset[Any] | Feed
+
+
 def feed(source: ImageSource, argument: str, shape: tuple[int, int, int], fewest: int) -> Feed:
     """Images of one shape, if there are enough of them in a type and range that is clear.
 
     Args:
         source: Tensor or array ``(N, C, H, W)``; folder, .zip, .npz or .csv (see
             :func:`explainer.image_sets.read_image_set`) or DataFrame of paths, whose images are cut to their
-            central part and resized; ``Dataset`` with a length, whose items are images as
-            :func:`explainer.as_image` takes them, or pairs or mappings ("image") that begin with one.
+            central part and resized; ``Feed``, whose images are of the shape; ``Dataset`` with a length,
+            whose items are images as :func:`explainer.as_image` takes them, or pairs or mappings ("image")
+            that begin with one.
         argument: What to call them in an error.
         shape: ``(C, H, W)``.
         fewest: Number of images needed.
@@ -83,8 +85,11 @@ def feed(source: ImageSource, argument: str, shape: tuple[int, int, int], fewest
         TrainingError: Too few images, of another shape, type or range.
         ImageError: An image that cannot be read.
     """
+    if isinstance(source, Feed):
+        _require(len(source) >= fewest, (len(source), *source[:1].shape[1:]), argument, shape, fewest)
+        return source
     if isinstance(source, str | os.PathLike | pd.DataFrame):
-        return _of_set(source, argument, shape, fewest)
+        return of_set(open_image_set(source), argument, shape, fewest, name=str(source))
     if isinstance(source, Tensor | np.ndarray):
         stored = _usable(torch.as_tensor(source), argument, shape, fewest)
         return Feed(lambda rows: stored[rows], torch.arange(len(stored)))
@@ -100,14 +105,19 @@ def feed(source: ImageSource, argument: str, shape: tuple[int, int, int], fewest
     return _streamed(found, argument, shape, fewest, repeatable=False, name=name)
 
 
-def _of_set(
-    source: str | os.PathLike[str] | pd.DataFrame, argument: str, shape: tuple[int, int, int], fewest: int
+def of_set(
+    found: ImageSet, argument: str, shape: tuple[int, int, int], fewest: int, *, name: str = ""
 ) -> Feed:
-    found = open_image_set(source)
+    """A set of images, held in 8 or 16 bits if that takes at most two gigabytes, else read batch by batch.
+
+    Raises:
+        TrainingError: Too few images, or images of another shape.
+        ImageError: An image that cannot be read.
+    """
     if len(found) * math.prod(shape) * 2 > LARGEST_HELD:
-        return _streamed(found, argument, shape, fewest, repeatable=True, name=str(source))
+        return _streamed(found, argument, shape, fewest, repeatable=True, name=name)
     _require(len(found) >= fewest, (len(found),), argument, shape, fewest)
-    stored = _usable(read_image_set(source, shape[1:]), argument, shape, fewest)
+    stored = _usable(found.read(shape[1:]), argument, shape, fewest)
     return Feed(lambda rows: stored[rows], torch.arange(len(stored)))
 
 

@@ -3,7 +3,9 @@
 Batches, augmentation and reparametrisation noise are drawn from the seed and the step number alone, so a
 resumed run continues as if it had never stopped. Steps whose gradient is not finite are skipped and
 counted. A checkpoint is written whole or not at all, every 50 seconds; Ctrl-C is answered at the end of the
-step, with one more. Lightning takes two seconds to import, so this module is imported when training begins.
+step, with one more. What a phase leaves behind is its best state (:mod:`explainer.generators.selection`); a
+checkpoint holds that and the latest one, from which a run is continued. Lightning takes two seconds to
+import, so this module is imported when training begins.
 """
 
 import logging
@@ -31,6 +33,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from explainer.errors import TrainingError
 from explainer.generators.base import as_unit_interval
 from explainer.generators.feed import Feed
+from explainer.generators.selection import Selection
 
 __all__ = ["Loop", "run"]
 
@@ -75,6 +78,15 @@ class _RampedAverage(WeightAveraging):
 
         super().__init__(multi_avg_fn=average)
 
+    @contextmanager
+    def in_place(self, loop: pl.LightningModule) -> Iterator[None]:
+        """The averaged weights in place of the current ones."""
+        self._swap_models(loop)
+        try:
+            yield
+        finally:
+            self._swap_models(loop)
+
 
 class Loop(pl.LightningModule):
     """Lightning's view of one phase.
@@ -89,6 +101,7 @@ class Loop(pl.LightningModule):
         rate: Peak learning rate.
         seed: Of batches and noise.
         flip: Mirror half of the images.
+        selection: Measures states and keeps the best; without one the last is kept.
     """
 
     def __init__(
@@ -102,8 +115,10 @@ class Loop(pl.LightningModule):
         rate: float,
         seed: int,
         flip: bool,
+        selection: Selection | None = None,
     ) -> None:
         super().__init__()
+        self.selection = selection
         self.name, self.trained, self.loss = name, module, loss
         self.steps, self.seconds, self.rate, self.seed, self.flip = steps, seconds, rate, seed, flip
         self.began = time.monotonic()
@@ -113,14 +128,15 @@ class Loop(pl.LightningModule):
         self.learned = False  # from one batch at least
         self.rows: list[dict[str, float | str]] = []
 
-    def progress(self) -> float:
-        """Share of the budget that is used up.
+    def progress(self, step: int | None = None) -> float:
+        """Share of the budget that is used up, after ``step`` steps or now.
 
         Steps decide, so that a run can be repeated; the clock only where it is a twentieth of its
         budget ahead of them, so that a run it will cut short is still annealed.
         """
         clock = (time.monotonic() - self.began) / self.seconds
-        return min(1.0, max(self.global_step / self.steps, (clock - CLOCK_LEAD) / (1 - CLOCK_LEAD)))
+        step = self.global_step if step is None else step
+        return min(1.0, max(step / self.steps, (clock - CLOCK_LEAD) / (1 - CLOCK_LEAD)))
 
     def training_step(self, batch: Tensor, _: int) -> Tensor | None:
         noise = torch.Generator(batch.device).manual_seed(self.seed * 7_919 + self.global_step)
@@ -157,14 +173,56 @@ class Loop(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.trained.parameters(), lr=self.rate, betas=(0.9, 0.99), fused=True)
 
+    def measure(self, step: int) -> None:
+        """Measure the weights as they are after ``step`` steps, unless that has been done."""
+        if self.selection is None or self.selection.measured_at == step:
+            return
+        found = self.selection.measure(
+            self.trained,
+            lambda images, noise: self.loss(images, noise, 1.0)[1],
+            progress=self.progress(step),
+            step=step,
+        )
+        if found:
+            self.rows.append({"phase": self.name, "step": step, **found})
+
+    def conclude(self) -> None:
+        """Take the best state; the phase is finished."""
+        if self.selection is not None:
+            self.selection.restore(self.trained)
+        self.finished = True
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rows"], checkpoint["elapsed"] = self.rows, time.monotonic() - self.began
         checkpoint["finished"], checkpoint["learned"] = self.finished, self.learned
+        if self.finished:
+            checkpoint["state_dict"] = self.state_dict()  # the best, where the callback put the last
+        elif self.selection is not None:
+            checkpoint["selection"] = self.selection.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.selection is not None:
+            self.selection.load(checkpoint.get("selection", {}))
         self.rows = list(checkpoint.get("rows", []))
         self.began = time.monotonic() - checkpoint.get("elapsed", 0.0)
         self.finished, self.learned = checkpoint.get("finished", False), checkpoint.get("learned", True)
+
+
+class _Selecting(pl.Callback):
+    """Measures the averaged weights now and then, and ends a phase that does not improve any more."""
+
+    def __init__(self, averages: _RampedAverage) -> None:
+        self.averages = averages
+
+    def on_train_batch_end(self, trainer: pl.Trainer, loop: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(loop, Loop)
+        selection = loop.selection
+        if selection is None or not selection.due(loop.progress(), loop.global_step):
+            return
+        with self.averages.in_place(loop):
+            loop.measure(loop.global_step)
+        if selection.exhausted:
+            trainer.should_stop = True
 
 
 class _Checkpoints(pl.Callback):
@@ -179,6 +237,11 @@ class _Checkpoints(pl.Callback):
             self.write(trainer)
         if self.interrupted:
             trainer.should_stop = self.stopped = True
+
+    def on_train_end(self, _: pl.Trainer, loop: pl.LightningModule) -> None:
+        assert isinstance(loop, Loop)
+        if not self.stopped:
+            loop.measure(loop.global_step)  # what was averaged is in place now
 
     def write(self, trainer: pl.Trainer) -> None:
         part = self.path.with_suffix(".part")
@@ -217,7 +280,7 @@ class _Bar(pl.Callback):
         self.bar.start()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        latest = self.loop.rows[-1] if self.loop.rows else {}
+        latest = next((row for row in reversed(self.loop.rows) if "loss" in row), {})
         terms = [f"{name} {latest[name]:.4g}" for name in list(latest)[3:6]]
         said = f"step {self.loop.global_step:,}: {', '.join(terms)}"
         self.bar.update(self.task, completed=self.loop.progress(), terms=said)
@@ -248,12 +311,15 @@ def run(loop: Loop, images: Feed, batch_size: int, folder: Path, *, progress: bo
     batches = _Batches(images, batch_size, loop.steps, loop.seed)
     if latest.exists():
         checkpoint = _read(loop, latest)
-        if checkpoint.get("finished"):
+        batches.start = int(checkpoint["global_step"])
+        if _is_over(checkpoint, loop):
             loop.load_state_dict(checkpoint["state_dict"])
             loop.on_load_checkpoint(checkpoint)
+            if not loop.finished:  # it was stopped after its last step
+                loop.measure(batches.start)
+                loop.conclude()
             return
-        batches.start = int(checkpoint["global_step"])
-    checkpoints = _Checkpoints(latest)
+    checkpoints, averages = _Checkpoints(latest), _RampedAverage()
     console = Console(stderr=True)
     bar = [_Bar(loop, console)] if progress and console.is_terminal else []
     device = next(loop.trained.parameters()).device
@@ -264,7 +330,8 @@ def run(loop: Loop, images: Feed, batch_size: int, folder: Path, *, progress: bo
             max_time=timedelta(seconds=max(1, math.ceil(loop.seconds))),
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=[device.index or 0] if device.type == "cuda" else 1,
-            callbacks=[_RampedAverage(), checkpoints, *bar],  # what is written has just been averaged
+            # In this order: what is measured, and then written, has just been averaged.
+            callbacks=[averages, _Selecting(averages), checkpoints, *bar],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -278,10 +345,16 @@ def run(loop: Loop, images: Feed, batch_size: int, folder: Path, *, progress: bo
         except SystemExit as error:  # Lightning's answer to a second Ctrl-C
             raise KeyboardInterrupt from error
         if not checkpoints.stopped:
-            loop.finished = True
+            loop.conclude()
             checkpoints.write(trainer)
         if checkpoints.interrupted:
             raise KeyboardInterrupt
+
+
+def _is_over(checkpoint: dict[str, Any], loop: Loop) -> bool:
+    """Whether a phase has nothing left to train."""
+    ended_early = checkpoint.get("selection", {}).get("exhausted", False)
+    return bool(checkpoint.get("finished") or ended_early or checkpoint["global_step"] >= loop.steps)
 
 
 def _read(loop: Loop, path: Path) -> dict[str, Any]:

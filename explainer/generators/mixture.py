@@ -33,7 +33,7 @@ from explainer.generators.base import as_unit_interval, initialised
 from explainer.generators.clustering import Mixture, fit_mixture, maximised, mixture_log_densities, turned
 from explainer.generators.feed import Feed
 from explainer.generators.objectives import maximum_mean_discrepancy
-from explainer.generators.training import Phase
+from explainer.generators.training import TOGETHER, Phase
 from explainer.generators.vae import VAE, VAEOptions, reparametrise
 
 __all__ = ["GaussianMixtureVAE", "mixture_kl"]
@@ -240,7 +240,10 @@ class GaussianMixtureVAE(VAE):
     # -- training ------------------------------------------------------------------------------------
 
     def phases(self) -> tuple[Phase, ...]:
-        return Phase("warm-up", self.warm_up, self), Phase("mixture", 1 - self.warm_up, self)
+        return (
+            Phase("warm-up", self.warm_up, self, beta=self.beta),
+            Phase("mixture", 1 - self.warm_up, self, beta=self.beta),
+        )
 
     def begin(self, phase: Phase, images: Feed) -> None:
         """Fit the mixture to the codes once the warm-up is over.
@@ -266,7 +269,7 @@ class GaussianMixtureVAE(VAE):
         device, turn = self.intensity.device, self.turns
         versions = [(turn, 0.0), (-turn, 0.0), (0.0, turn), (0.0, -turn)] if turn else []
         means, log_variances = [], []
-        for part in images.split(256):
+        for part in images.split(TOGETHER):
             prepared = self.prepare(as_unit_interval(part).to(device))
             mean, log_variance = self.posterior(prepared)
             ones = torch.ones(len(part), device=device)
@@ -290,7 +293,8 @@ class GaussianMixtureVAE(VAE):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         if phase.name == "warm-up":
             return super().loss(phase, prepared, noise, ramp)
-        self._revive(noise)
+        if self.training:
+            self._revive(noise)
         pairs = self.turns > 0
         if pairs:
             prepared = self._with_versions(prepared, noise)
@@ -298,7 +302,9 @@ class GaussianMixtureVAE(VAE):
         z = reparametrise(mean, log_variance, noise)
         log_densities = mixture_log_densities(z.unflatten(0, (2, -1)) if pairs else z, self.prior())
         kl = mixture_kl(mean, log_variance, z, log_densities)
-        used = self._count(log_densities.detach())
+        if self.training:
+            self._count(log_densities.detach())
+        used = torch.special.entr(self.usage).sum().exp()
         # No ramp: codes that were let go for a tenth of the budget would leave the clusters just found.
         loss, terms = self.image_loss(prepared, self._decode(z), kl, self.beta)
         if self.mmd:
@@ -318,13 +324,12 @@ class GaussianMixtureVAE(VAE):
         return torch.cat([half, turned(half, angles, shears)])
 
     @torch.no_grad()
-    def _count(self, log_densities: Tensor) -> Tensor:
-        """Update the shares of the components; returns how many are used, the exponential of the entropy."""
+    def _count(self, log_densities: Tensor) -> None:
+        """Update the shares of the components."""
         shares = log_densities.softmax(dim=1).mean(dim=0)
         if torch.isfinite(shares).all():
             self.usage.lerp_(shares, 1 - USAGE_DECAY)
             self.age += 1
-        return torch.special.entr(self.usage).sum().exp()
 
     @torch.no_grad()
     def _revive(self, noise: torch.Generator) -> None:

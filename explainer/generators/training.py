@@ -27,6 +27,7 @@ from explainer.generators.feed import Feed, ImageSource, feed
 from explainer.generators.health import Health, measure_health
 from explainer.generators.perception import Perception, perception
 from explainer.generators.sampler import CodeSampler
+from explainer.generators.selection import MEASURED_IMAGES, Selection
 from explainer.storage import new_folder, read_json, write_json, write_tensors
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ __all__ = [
     "FEWEST_IMAGES",
     "Phase",
     "TrainableGenerator",
+    "affordable",
     "store_codes",
     "store_intensity",
 ]
@@ -46,6 +48,7 @@ CARD = "card.json"
 AXES = "axes.safetensors"
 CARD_FORMAT = 1
 FEWEST_IMAGES = 40
+TOGETHER = 64  # images that are encoded at once
 MOST_VALUES = 25_000_000  # of the images that percentiles and feature variances are taken from
 QUANTILES = (0.5, 0.9, 0.95, 0.975, 0.99, 0.999, 1.0)
 
@@ -58,11 +61,15 @@ class Phase:
         name: Shown in the history and the progress bar.
         share: Share of the whole step and time budget.
         module: Its parameters are trained and averaged; everything else is frozen.
+        beta: Final weight of the KL term, in the bound by which a state is kept.
+        patience: Measurements of that bound without an improvement after which the phase ends; None: never.
     """
 
     name: str
     share: float
     module: nn.Module
+    beta: float = 1.0
+    patience: int | None = None
 
 
 class TrainableGenerator(Generator):
@@ -152,8 +159,12 @@ class TrainableGenerator(Generator):
         resume_from: str | Path | None = None,
         progress: bool = True,
         devices: str | torch.device | Sequence[str | torch.device] | None = None,
+        patience: int | None = None,
     ) -> Self:
         """Train on images and store intensity percentiles, code statistics and error quantiles.
+
+        Every twentieth of the budget of a phase the averaged weights are measured on up to 256 held-out
+        images, and the phase ends with the best of these states (:mod:`explainer.generators.selection`).
 
         Args:
             images: ``(N, C, H, W)``: floats in [0, 1], or unsigned integers, which are divided by their
@@ -165,12 +176,16 @@ class TrainableGenerator(Generator):
             batch_size: Images a step.
             learning_rate: Peak rate of Adam, after 100 warm-up steps and before the cosine.
             flip: Mirror half of the images (where left and right mean nothing).
-            held_out: Images of the error quantiles; by default 5 % of ``images``, 5 to 500, are set aside.
+            held_out: Images that states are chosen by, and of the error quantiles; by default 5 % of
+                ``images``, 5 to 500, are set aside.
             classifier: Whose features reconstructions shall keep, for a generator with ``features > 0``.
-            resume_from: Folder for checkpoints; a run that finds its own checkpoint there continues, with
-                the weights it would have had. Those of another run are an error.
+            resume_from: Folder for checkpoints, each with the latest and the best state; a run that finds
+                its own checkpoint there continues from the latest, with the weights it would have had.
+                Those of another run are an error.
             progress: Show a progress bar when attached to a terminal.
             devices: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or a list of one; by default where the generator is.
+            patience: Measurements without an improvement after which a phase ends early; by default 5 where
+                information is maximised, and never (20) elsewhere.
 
         Returns:
             The generator itself, trained, in evaluation mode. ``history`` holds the loss terms.
@@ -184,6 +199,11 @@ class TrainableGenerator(Generator):
         """
         from explainer.generators.loop import Loop, run  # imports Lightning, which takes seconds
 
+        if patience is not None and patience < 1:
+            raise OptionError(
+                "patience", "must be at least 1", received=patience,
+                remedy="Pass for example patience=5, a quarter of the budget; 20 never ends early.",
+            )  # fmt: skip
         if steps < 1 or batch_size < 1 or not (0 < minutes < math.inf and 0 < learning_rate < math.inf):
             raise OptionError(
                 "steps, minutes, batch_size, learning_rate",
@@ -211,8 +231,11 @@ class TrainableGenerator(Generator):
             folder = Path(resume_from) if resume_from is not None else Path(scratch)
             run_of = {"kind": self.kind, "options": self.options(), "steps": steps, "seed": seed,
                       "batch_size": batch_size, "learning_rate": learning_rate, "flip": flip,
-                      "images": training.digest()}  # fmt: skip
+                      "images": training.digest(), "held_out": kept.digest(),
+                      "patience": patience}  # fmt: skip
             _claim(folder, run_of)
+            judged = kept[: min(MEASURED_IMAGES, affordable(self.shape))]
+            size = min(batch_size, len(training))
             for number, phase in enumerate(self.phases()):
                 torch.manual_seed(seed + number)
                 self.begin(phase, training)
@@ -226,10 +249,17 @@ class TrainableGenerator(Generator):
                     rate=learning_rate,
                     seed=seed + 104_729 * number,
                     flip=flip,
+                    selection=Selection(
+                        judged,
+                        beta=phase.beta,
+                        patience=phase.patience if patience is None else patience,
+                        batch_size=size,
+                        seed=seed + number,
+                    ),
                 )
                 self.requires_grad_(False).train()
                 phase.module.requires_grad_(True)
-                run(loop, training, min(batch_size, len(training)), folder, progress=progress)
+                run(loop, training, size, folder, progress=progress)
                 self.to(place)  # Lightning leaves what it trained on the CPU
                 rows += loop.rows
                 skipped += int(loop.skipped)
@@ -298,7 +328,7 @@ class TrainableGenerator(Generator):
     def _codes_of(self, images: Feed) -> tuple[Tensor, Tensor]:
         """Means and log-variances ``(N, D)`` of the posteriors of images."""
         device = self.intensity.device
-        parts = [self.posterior_of(as_unit_interval(part).to(device)) for part in images.split(256)]
+        parts = [self.posterior_of(as_unit_interval(part).to(device)) for part in images.split(TOGETHER)]
         means, log_variances = zip(*(part for part in parts if part is not None), strict=True)
         return torch.cat(means), torch.cat(log_variances)
 
@@ -340,7 +370,7 @@ class TrainableGenerator(Generator):
             yield
             return
         device = self.intensity.device
-        known = images.part(slice(_few(self.shape))).split(64)
+        known = images.part(slice(affordable(self.shape))).split(64)
         batches = (as_unit_interval(part).to(device) for part in known)
         with perception(classifier, batches) as features:
             inner = [module for module in self.modules() if isinstance(module, TrainableGenerator)]
@@ -356,7 +386,7 @@ class TrainableGenerator(Generator):
         return lambda images, noise, ramp: self.loss(phase, self.prepare(images), noise, ramp)
 
 
-def _few(shape: tuple[int, int, int]) -> int:
+def affordable(shape: tuple[int, int, int]) -> int:
     """How many images of a shape statistics of pixels are taken from: 2,000, fewer if they are large."""
     return min(2000, max(FEWEST_IMAGES, MOST_VALUES // math.prod(shape)))
 
@@ -364,7 +394,7 @@ def _few(shape: tuple[int, int, int]) -> int:
 def store_intensity(generator: Generator, images: Feed, seed: int) -> None:
     """The 0.1 and 99.9 percentiles of every channel, on at most 2,000 images."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    chosen = order[: _few(generator.shape)]
+    chosen = order[: affordable(generator.shape)]
     pixels = as_unit_interval(images[chosen]).transpose(0, 1).flatten(1).numpy()
     bounds = np.quantile(pixels, [0.001, 0.999], axis=1)
     flat = np.flatnonzero(bounds[1] - bounds[0] <= 0)
@@ -382,7 +412,7 @@ def store_codes(generator: Generator, training: Feed, held_out: Feed) -> None:
     device = generator.intensity.device
 
     def measured_on(images: Feed, measure: Callable[[Tensor], Tensor]) -> Tensor:
-        return torch.cat([measure(as_unit_interval(part).to(device)) for part in images.split(256)])
+        return torch.cat([measure(as_unit_interval(part).to(device)) for part in images.split(TOGETHER)])
 
     codes = measured_on(training.part(slice(5000)), generator.encode)
     generator.latent_mean.copy_(codes.mean(0))

@@ -21,6 +21,7 @@ no more than ``latent_dim=3``.
 Two-stage VAEs: Dai & Wipf 2019 (arXiv 1903.05789).
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,14 +30,16 @@ from torch import Tensor, nn
 from explainer.errors import OptionError
 from explainer.generators.base import Detail, as_unit_interval, gate, initialised
 from explainer.generators.feed import Feed
-from explainer.generators.infomax import InfoMaxVAE, InformationCritic
+from explainer.generators.infomax import PATIENCE, InfoMaxVAE, InformationCritic
 from explainer.generators.linear import LinearPath, begin_small
 from explainer.generators.networks import MapDecoder, MapEncoder, split_gaussian
 from explainer.generators.objectives import gaussian_kl, kl_terms, maximum_mean_discrepancy
-from explainer.generators.training import Phase, TrainableGenerator
-from explainer.generators.vae import VAE, VAEOptions, reparametrise
+from explainer.generators.training import FEWEST_IMAGES, TOGETHER, Phase, TrainableGenerator
+from explainer.generators.vae import START_VALUES, VAE, VAEOptions, reparametrise
 
 __all__ = ["TwoStageVAE"]
+
+START_CODES = 4000  # stage-1 codes that stage 2 is whitened by and starts from
 
 
 class TwoStageVAE(TrainableGenerator):
@@ -224,9 +227,10 @@ class TwoStageVAE(TrainableGenerator):
     # -- training ------------------------------------------------------------------------------------
 
     def phases(self) -> tuple[Phase, ...]:
+        first, second = (PATIENCE if weight else None for weight in self.gamma)
         return (
-            Phase("stage 1", self.first_share, self.stage1),
-            Phase("stage 2", 1 - self.first_share, self.stage2),
+            Phase("stage 1", self.first_share, self.stage1, self.stage1.beta, first),
+            Phase("stage 2", 1 - self.first_share, self.stage2, self.beta, second),
         )
 
     @torch.no_grad()
@@ -237,9 +241,10 @@ class TwoStageVAE(TrainableGenerator):
             return
         self.stage1.eval()
         device = self.intensity.device
+        most = min(START_CODES, max(FEWEST_IMAGES, START_VALUES // math.prod(self.stage1.code_shape)))
         parts = [
             self.stage1._encode(self.prepare(as_unit_interval(part).to(device)))
-            for part in images.part(slice(4000)).split(256)
+            for part in images.part(slice(most)).split(TOGETHER)
         ]
         codes = torch.cat(parts).view(-1, *self.stage1.code_shape)
         self.map_mean.copy_(codes.mean(dim=(0, 2, 3)).view(-1, 1, 1))

@@ -184,7 +184,7 @@ class VAE(TrainableGenerator):
             self.linear.start(self.prepare(as_unit_interval(chosen).to(self.intensity.device)))
 
     def phases(self) -> tuple[Phase, ...]:
-        return (Phase("vae", 1.0, self),)
+        return (Phase("vae", 1.0, self, beta=self.beta),)
 
     def loss(
         self, phase: Phase, prepared: Tensor, noise: torch.Generator, ramp: float

@@ -16,7 +16,7 @@ from explainer.report.charts import nice_ticks
 __all__ = ["Intervals", "Line", "Paths", "forward_chart", "interval_chart", "reverse_chart"]
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 340.0, 260.0, 66.0, 14.0, 12.0, 50.0
-ROW, LABEL = 30.0, 190.0
+ROW, LABEL = 30.0, 204.0
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def interval_chart(
     low, high = min(0.0, *numbers, *margins), max(0.0, *numbers, *margins)
     pad = 0.04 * (high - low) or 0.1
     low, high = low - pad, high + pad
-    width = 2 * WIDTH - 200
+    width = 2 * WIDTH - 190
 
     def across(value: float) -> float:
         return round(LABEL + (width - LABEL - RIGHT) * (value - low) / (high - low), 2)

@@ -5,7 +5,6 @@ and the evidence under it, from the table of all findings down to single walks; 
 numbers, and the whole JSON and the table as CSV can be downloaded from the page without a network.
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -25,10 +24,12 @@ __all__ = ["finding_columns", "render_bias", "write_bias"]
 
 STATUSES = ("confounded", "insufficient", "not detected")
 ICONS = {"confounded": "distrust", "insufficient": "unknown", "not detected": "trust"}
-PICTURES = 4_500_000
-"""Bytes of pictures in a page: with 60 findings in detail and the JSON it stays below 8 MB."""
+PICTURES = 4_000_000
+"""Bytes of pictures in a page: with 120 findings, 60 of them in detail, and the JSON it stays below 8 MB."""
 MOST_DETAILED = 60
 MOST_COMPARED = 40
+MOST_PAIRED = 6
+"""Comparisons that are shown on an image."""
 REASONS = {"worst": "Largest change", "median": "Median change", "random": "Drawn at random"}
 PLACES = (("upper", "middle", "lower"), ("left", "centre", "right"))
 
@@ -75,6 +76,8 @@ def render_bias(
         "insufficient": words["insufficient"],
         "not detected": words["not_detected"],
     }
+    # The paired walks first: they are few, and without them the comparison cannot be seen.
+    compared = _compared(record, walks, album)
     shown: dict[int, dict[str, Any]] = {}
     for index in gravity:
         shown[index] = _finding(index, findings[index], record, walks, album, index in detailed)
@@ -96,19 +99,19 @@ def render_bias(
         "conditions": _conditions(record, names),
         "oracles": _oracles(findings),
         "gates": [gate["name"] for gate in findings[0]["gates"]],
-        "compared": _compared(record, walks, album),
+        "compared": compared,
         "clusters": _clusters(record, walks, album),
         "warnings": [(key, said) for key, said in record["warnings"].items() if said],
         "skipped": record["skipped"],
         "thresholds": record["thresholds"],
-        "provenance": record["provenance"],
+        "provenance": {"command": "none: called from Python", **record["provenance"]},
         "alpha": record["provenance"].get("options", {}).get("alpha", 0.05),
         "images": bool(images and album.shown),
         "private": not images,
         "left_out": album.left_out,
         "signed_bar": colour_bar(True),
         "unsigned_bar": colour_bar(False),
-        "json_block": script_data(json.dumps(record, indent=2, allow_nan=False)),
+        "json_block": script_data(record),
         "csv_block": script_data(csv_text(*finding_columns(record))),
     }
     return render_page("bias", values)
@@ -346,8 +349,8 @@ def _compared(
     compared = record["comparisons"]
     if not compared:
         return None
-    label = {id(each): f"{clean_name(each['attribute'])[:24]}" for each in compared}
-    plots = []
+    label = {id(each): clean_name(each["attribute"])[:24] for each in compared}
+    plots: list[dict[str, Any]] = []
     for pair in dict.fromkeys((each["first"], each["second"], each["target"]) for each in compared):
         mine = [each for each in compared if (each["first"], each["second"], each["target"]) == pair]
         chart = interval_chart([(label[id(each)], each["difference"]) for each in mine[:MOST_COMPARED]])
@@ -360,12 +363,12 @@ def _compared(
             if (finding["classifier"], finding["target"]) == (pair[0], pair[2])
             for row in finding.get("shown", {}).get("random", ())
         ]
-        for row in dict.fromkeys(row for row in (*random, *first) if row in first and row in second):
+        both = [row for row in (*random, *first) if row in first and row in second]
+        for row in both[:1] if len(plots) < MOST_PAIRED else []:
             for name, walk in ((pair[0], first[row]), (pair[1], second[row])):
                 strip = album.strip(walk, None, _asked(record, walk))
                 if strip is not None:
                     strips.append({**strip, "reason": name})
-            break
         plots.append(
             {"first": pair[0], "second": pair[1], "target": pair[2], "chart": chart, "strips": strips}
         )

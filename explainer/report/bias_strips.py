@@ -2,7 +2,7 @@
 
 The classifier's probability stands above each frame and the oracle's below it, as in Singla et al. (2020),
 with the change from the original underneath. The page stays small because pictures are spent in the order in
-which they are asked for: what comes after the budget is left out, and counted.
+which they are asked for: from the first that does not fit on all are left out, and counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,12 +53,15 @@ class Album:
             attribute: Whose oracle is shown; None shows none.
             levels: Asked for (L,).
         """
+        if self.left_out:  # full: drawing what cannot be shown would cost most of the time
+            self.left_out += 1
+            return None
         key = id(walk)
         if key not in self._ready:
             self._ready[key] = _drawn(walk)
         drawn = self._ready[key]
         if drawn["bytes"] > self.room:
-            self.left_out += 1
+            self.left_out = 1
             return None
         self.room -= drawn["bytes"]
         self.shown += 1

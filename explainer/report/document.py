@@ -89,15 +89,15 @@ def _rounded(value: object) -> str:
 
 
 def _chance(value: object) -> str:
-    """A p-value or a q-value.
+    """A p-value or a q-value, with what stands before it.
 
     >>> [_chance(value) for value in (1.0, 0.0314, 7.6e-6, 0.0)]
-    ['1', '0.031', '0.0000076', 'below 0.000001']
+    ['= 1', '= 0.031', '= 0.0000076', '< 0.000001']
     """
     number = float(value)  # type: ignore[arg-type]
     if number < 1e-6:
-        return "below 0.000001"
-    return f"{number:.2g}" if number >= 1e-3 else f"{number:.7f}"
+        return "< 0.000001"
+    return f"= {number:.2g}" if number >= 1e-3 else f"= {number:.7f}"
 
 
 def _error(value: object, tolerance: float | None = None) -> str:

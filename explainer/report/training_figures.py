@@ -23,10 +23,12 @@ __all__ = ["history_figure", "kl_figure", "reconstruction_figure", "sample_figur
 INK = "#3b4250"
 COLOURS = ("#1f6fb2", "#b34700", "#3f8f4f", "#7a4fa3", "#8a6d1a", "#5c6570")
 # How a term is named, what its axis says, and whether it falls over decades; the first that fits counts.
+CHOOSES = "held_out_nats"  # the bound by which the state that is kept was chosen
 UNITS = (
-    (r"reconstruction_nats", "reconstruction, nats per image", False),
+    (CHOOSES, "bound on held-out images, nats per image", False),
+    (r"(held_out_)?reconstruction_nats", "reconstruction, nats per image", False),
     (r"kl_(largest|median)_nats", "KL, nats per dimension", False),
-    (r"kl_nats", "KL divergence, nats per image", False),
+    (r"(held_out_)?kl_nats", "KL divergence, nats per image", False),
     (r"(mutual_information|jensen_shannon)_nats", "information I(x; z), nats", False),
     (r".*nats", "nats per image", False),
     (r"active_units", "active dimensions", False),
@@ -65,6 +67,8 @@ def _called(term: str, channel_names: Sequence[str] | None) -> str:
 def history_figure(history: pd.DataFrame, *, channel_names: Sequence[str] | None = None) -> go.Figure:
     """Every term of the loss against the step, one plot per unit, phases side by side.
 
+    What was measured on held-out images has points; the state that was kept is marked on its bound.
+
     Args:
         history: ``generator.history``: columns "phase", "step" and the terms, whose names end with their
             units. NaN where a phase has no such term.
@@ -101,11 +105,19 @@ def history_figure(history: pd.DataFrame, *, channel_names: Sequence[str] | None
             row = units.index(_unit(term)) + 1
             first.setdefault(row, column)
             figure.add_scatter(
-                x=values["step"].to_numpy(), y=values[term].to_numpy(dtype=float), mode="lines",
+                x=values["step"].to_numpy(), y=values[term].to_numpy(dtype=float),
+                mode="lines+markers" if str(term).startswith("held_out") else "lines",
                 name=html.escape(names[term]), legendgroup=str(term), line={"color": COLOURS[number % 6]},
                 showlegend=str(term) not in {trace.legendgroup for trace in figure.data},
                 row=row, col=column,
             )  # fmt: skip
+            if term == CHOOSES and np.isfinite(values[term]).any():
+                best = values.loc[values[term].idxmin()]
+                figure.add_scatter(
+                    x=[best["step"]], y=[best[term]], mode="markers", name="state that is kept",
+                    legendgroup="kept", showlegend=column == first[row], hoverinfo="x+y",
+                    marker={"color": COLOURS[1], "size": 12, "symbol": "star"}, row=row, col=column,
+                )  # fmt: skip
     for row, (label, log) in enumerate(units, start=1):
         figure.update_yaxes(title=html.escape(label), row=row, col=first.get(row, 1))
         if log:

@@ -43,7 +43,8 @@
   all(document, "[data-download]").forEach(function (button) {
     button.addEventListener("click", function () {
       var kind = button.dataset.download;
-      var text = JSON.parse(byId("report-" + kind).textContent);
+      var text = byId("report-" + kind).textContent;
+      if (kind === "csv") { text = JSON.parse(text); }
       var link = document.createElement("a");
       link.href = URL.createObjectURL(new Blob([text], { type: kinds[kind] }));
       link.download = "audit." + kind;
