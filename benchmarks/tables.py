@@ -143,8 +143,8 @@ MISSED = {
         )
     },
     ("audit_power", "no watermark: no cluster"):
-        "no processor time was left for this stage; in the power stage clusters were claimed in the walks of 3 "
-        "of 12 unswayed classifiers, so it would most likely be missed",
+        "no processor time was left for this stage; in the power stage clusters were claimed in the walks of "
+        "3 of 12 unswayed classifiers, so it would most likely be missed",
     ("cells_walk", "permuted labels: share of walks to .95 that raise PI"):
         "asked was 35-65 %; towards .05 it rises in most, so these four classifiers lean one way; random "
         "directions raise it in half, so the generator does not; cause not found",
