@@ -135,13 +135,7 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
     "memory": [("peak memory of 5,000 images over that of 256", ("memory", "ratio"), "<=", 1.2)],
 }  # fmt: skip
 MISSED = {
-    **{
-        ("audit_power", measure): "no processor time was left for this stage"
-        for measure in (
-            "a tag the generator has never seen: said not detected",
-            "entangled generator, clean classifiers: false alarms", "watermark: its cluster found",
-        )
-    },
+    ("audit_power", "watermark: its cluster found"): "no processor time was left for this stage",
     ("audit_power", "no watermark: no cluster"):
         "no processor time was left for this stage; in the power stage clusters were claimed in the walks of "
         "3 of 12 unswayed classifiers, so it would most likely be missed",
