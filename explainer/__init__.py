@@ -31,9 +31,9 @@ imports only from entries before it in this list::
     classifier_files.py a classifier named by a word: of the zoo, a file, or a function
     walks/          scene.py placing.py base.py stepping.py gradient.py linear.py evolution.py head.py
     walks/          conditional.py diverse.py cluster.py
-    checks/         base.py walked.py ends.py soundness.py consistency.py compatibility.py walk_back.py
-    checks/         embedding.py identity.py realism.py robustness.py surrogate.py nulls.py verdict.py
-    checks/         suite.py
+    checks/         base.py draws.py walked.py ends.py soundness.py consistency.py compatibility.py
+    checks/         walk_back.py embedding.py identity.py realism.py robustness.py surrogate.py
+    checks/         nulls.py verdict.py suite.py sets.py
     saliency/       base.py difference.py score_module.py attribution.py methods.py sanity.py truth.py
     report/         output.py panels.py strip.py document.py charts.py figures.py latent_map.py
     report/         training_figures.py fidelity_chart.py page.py sheet.py fidelity_figures.py
@@ -52,6 +52,7 @@ imports only from entries before it in this list::
     settings.py     the options of a call, checked before any work
     assembly.py     from walked images to explanations: frames, levels, checks, maps
     session.py      what one call holds on to: classifier, generator, targets, device
+    checked_set.py  check_set(): what only a set of explanations can tell
     pipeline.py     explain(), explain_many(): read top to bottom it is the data flow
     captum_attribution.py ProgressiveExaggeration, captum's conventions
     bias/           statistics.py attributes.py oracles.py walking.py confounding.py verdict.py
@@ -75,6 +76,8 @@ if TYPE_CHECKING:
     from explainer.bias.findings import BiasReport
     from explainer.bias.verdict import AuditThresholds
     from explainer.captum_attribution import ProgressiveExaggeration
+    from explainer.checked_set import check_set
+    from explainer.checks.sets import SetChecks
     from explainer.classifier import Classifier
     from explainer.explanation import Explanation
     from explainer.explanations import Explanations, Outcome
@@ -99,6 +102,8 @@ __all__ = [
     "Explanation",
     "Explanations",
     "Outcome",
+    "check_set",
+    "SetChecks",
     "fidelity",
     "Fidelity",
     "audit",
@@ -126,6 +131,8 @@ _HOMES = {
     "BiasReport": "explainer.bias.findings",
     "AuditThresholds": "explainer.bias.verdict",
     "ProgressiveExaggeration": "explainer.captum_attribution",
+    "check_set": "explainer.checked_set",
+    "SetChecks": "explainer.checks.sets",
     "explain": "explainer.pipeline",
     "explain_many": "explainer.pipeline",
     "Explanation": "explainer.explanation",

@@ -77,7 +77,7 @@ def assemble(
             )
         )
     identity = settings.identity or default_identity(scene.generator)
-    found = run_checks(walks, identity=identity, seed=settings.seed)
+    found = run_checks(walks, identity=identity, thorough=settings.thorough, seed=settings.seed)
     maps = [_maps(walked, settings) for walked in walks]
     return [
         Explanation(

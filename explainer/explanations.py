@@ -9,10 +9,14 @@ from typing import Any, overload
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
-from explainer.errors import OptionError
+from explainer.checks.compatibility import Calibration, calibration_of
+from explainer.checks.sets import SetChecks
+from explainer.errors import ModelFileError, OptionError
 from explainer.explanation import Explanation
 from explainer.metrics import Interval, wilson_interval
+from explainer.report.figures import calibration_figure
 from explainer.report.output import write_file
 from explainer.report.sheet import render_sheet
 from explainer.result_folder import Outcome, ResultFolder, Stored
@@ -107,6 +111,7 @@ class Explanations(Sequence[Explanation | Outcome]):
         results: What became of each image; those in a folder are read when they are asked for.
         complete: Whether the run that made them went through all of its images.
         folder: Where they are kept, if they are.
+        checked: What :func:`explainer.check_set` found of them, if it was asked; it is shown on the page.
     """
 
     def __init__(
@@ -115,10 +120,12 @@ class Explanations(Sequence[Explanation | Outcome]):
         *,
         complete: bool = True,
         folder: Path | None = None,
+        checked: SetChecks | None = None,
     ) -> None:
-        self._results = results
+        self.results = results
         self.complete = complete
         self.folder = folder
+        self.checked = checked
 
     @classmethod
     def open(cls, folder: str | Path) -> "Explanations":
@@ -128,10 +135,12 @@ class Explanations(Sequence[Explanation | Outcome]):
             ModelFileError: It is not such a folder, or is damaged.
         """
         found = ResultFolder.open(folder)
-        return cls(Stored(found.entries), complete=found.complete, folder=found.folder)
+        return cls(
+            Stored(found.entries), complete=found.complete, folder=found.folder, checked=_read_checked(found)
+        )
 
     def __len__(self) -> int:
-        return len(self._results)
+        return len(self.results)
 
     @overload
     def __getitem__(self, index: int) -> Explanation | Outcome: ...
@@ -141,8 +150,8 @@ class Explanations(Sequence[Explanation | Outcome]):
 
     def __getitem__(self, index: int | slice) -> "Explanation | Outcome | Explanations":
         if isinstance(index, slice):
-            return Explanations(self._results[index], complete=self.complete)
-        return self._results[index]
+            return Explanations(self.results[index], complete=self.complete)
+        return self.results[index]
 
     def __repr__(self) -> str:
         where = "" if self.folder is None else f", folder={str(self.folder)!r}"
@@ -152,9 +161,9 @@ class Explanations(Sequence[Explanation | Outcome]):
     @property
     def failed(self) -> list[Outcome]:
         """The images without an explanation."""
-        if isinstance(self._results, Stored):
-            return [entry.outcome for entry in self._results.entries if entry.outcome is not None]
-        return [result for result in self._results if isinstance(result, Outcome)]
+        if isinstance(self.results, Stored):
+            return [entry.outcome for entry in self.results.entries if entry.outcome is not None]
+        return [result for result in self.results if isinstance(result, Outcome)]
 
     def to_frame(self) -> pd.DataFrame:
         """One row for every image and level; an image without an explanation has one row, not reached.
@@ -163,8 +172,43 @@ class Explanations(Sequence[Explanation | Outcome]):
         ``reached``, ``reason``, ``distance``, ``score``, ``rounded`` (see :attr:`Explanation.frames`),
         ``own`` (the image's own level) and ``verdict`` (without an explanation ``"failed"``).
         """
-        rows = [row for record in self._records() for row in _rows(record)]
+        rows = [row for record in self.records() for row in _rows(record)]
         return pd.DataFrame(rows, columns=COLUMNS)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Levels asked for against achieved over all walks, level by level; None if nothing was explained.
+
+        A frame that missed its level is counted, one whose level is not finite too; images without an
+        explanation are counted apart.
+        """
+        walks, missing = [], 0
+        for record in self.records():
+            if "verdict" not in record:
+                missing += 1
+                continue
+            rows = record["frames"]
+            asked, got, met = ([row[name] for row in rows] for name in ("level", "achieved", "reached"))
+            walks.append((asked, got, met))
+        return calibration_of(walks, unexplained=missing) if walks else None
+
+    def calibration_figure(self) -> go.Figure:
+        """:attr:`calibration` as a plotly figure.
+
+        Raises:
+            OptionError: Nothing was explained.
+        """
+        found = self.calibration
+        if found is None:
+            raise OptionError(
+                "explanations", "hold no walk to draw", received=f"{len(self)} images, all without one",
+                remedy="See failed for what went wrong.",
+            )  # fmt: skip
+        words = {
+            (record["level_word"], record["tolerance"]) for record in self.records() if "verdict" in record
+        }
+        word, tolerance = words.pop() if len(words) == 1 else ("level", None)
+        return calibration_figure(found.table.to_dict("records"), tolerance=tolerance, level_word=word)
 
     def summary(self) -> Summary:
         """Levels reached, errors, failures and verdicts in numbers."""
@@ -172,7 +216,7 @@ class Explanations(Sequence[Explanation | Outcome]):
         verdicts = Counter({"trust": 0, "limits": 0, "distrust": 0})
         errors: list[float] = []
         images = levels = reached = complete = monotone = 0
-        for record in self._records():
+        for record in self.records():
             images += 1
             if "verdict" not in record:
                 count, first = failures.get(record["kind"], (0, record["sentence"]))
@@ -223,7 +267,7 @@ class Explanations(Sequence[Explanation | Outcome]):
         if most < 1:
             raise OptionError("most", "must be at least 1", received=most, remedy=f"The default is {SHOWN}.")
         summary = self.summary()
-        explained = [index for index, record in enumerate(self._records()) if "verdict" in record]
+        explained = [index for index, record in enumerate(self.records()) if "verdict" in record]
         chosen = np.unique(np.linspace(0, len(explained) - 1, min(most, len(explained))).round().astype(int))
         shown = (self[explained[position]] for position in chosen)
         return render_sheet(
@@ -236,18 +280,52 @@ class Explanations(Sequence[Explanation | Outcome]):
                 "complete": self.complete,
                 "explained": [_shown(each) for each in shown if isinstance(each, Explanation)],
                 "explained_count": len(explained),
+                **self._of_the_set(),
             }
         )
 
-    def _records(self) -> Iterator[dict[str, Any]]:
+    def _of_the_set(self) -> dict[str, Any]:
+        """What the page shows of the set as a whole."""
+        found, checked = self.calibration, self.checked
+        tolerances = {record["tolerance"] for record in self.records() if "verdict" in record}
+        return {
+            "calibration": None if found is None else found.table.to_dict("records"),
+            "tolerance": tolerances.pop() if len(tolerances) == 1 else None,
+            "checked": None
+            if checked is None
+            else {
+                "verdict": asdict(checked.verdict),
+                "walks": checked.walks,
+                "checks": [{**asdict(check), "values": dict(check.values)} for check in checked.checks],
+                "closeness": checked.sentence_of_closeness(),
+                "statuses": checked.statuses.to_dict("index"),
+                "surrogate": [
+                    {"level": level, "share": share.estimate, "low": share.low, "high": share.high}
+                    for level, share in checked.surrogate
+                ],
+            },
+        }
+
+    def records(self) -> Iterator[dict[str, Any]]:
         """The plain values of every image, without pixels; "index" and "name" among them."""
-        if isinstance(self._results, Stored):
-            records = (entry.record() for entry in self._results.entries)
+        if isinstance(self.results, Stored):
+            records = (entry.record() for entry in self.results.entries)
         else:
-            records = (result.to_dict() for result in self._results)
+            records = (result.to_dict() for result in self.results)
         for position, record in enumerate(records):
             image = record["provenance"]["image"] if "verdict" in record else record
             yield {"index": image.get("index", position), "name": image.get("name", ""), **record}
+
+
+def _read_checked(folder: ResultFolder) -> SetChecks | None:
+    record = folder.read_checked()
+    try:
+        return None if record is None else SetChecks.from_record(record)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ModelFileError(
+            "folder", "has checks of the set that are not complete", received=folder.folder,
+            remedy=f"Remove checked.json and make them again ({type(error).__name__}: {error}).",
+        ) from error  # fmt: skip
 
 
 def _or_none(value: float) -> float | None:

@@ -5,6 +5,7 @@ Read top to bottom it is the data flow::
     image ─► Session.check (can this classifier be explained?)
           ─► Session.plan (which generator fits, which target?)
           ─► Session.explain: Scene ─► Walk ─► assemble ─► Explanation
+          ─► check_set (if thorough): what only the set can tell
 
 Many images are read one by one, planned one by one, and walked together in groups of one plan and one size.
 What goes wrong over one image is its own outcome and nobody else's.
@@ -22,6 +23,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from explainer.checked_set import check_set
 from explainer.checks import Thresholds
 from explainer.checks.identity import Identity
 from explainer.classifier import Classifier
@@ -67,6 +69,7 @@ def explain(
     diverse: int = 1,
     identity: Identity | None = None,
     fidelity: bool = False,
+    thorough: bool = False,
     along: Sequence[str] = (),
     lock: Sequence[str] = (),
     towards: str | int | None = None,
@@ -108,6 +111,8 @@ def explain(
             :mod:`explainer.checks.identity`. By default that of the zoo for its faces, else none.
         fidelity: Also replace pixels in the order of each map, see :func:`explainer.fidelity`: of one image
             there are the curves of its class's probability and of whether the class is kept.
+        thorough: Also make the checks that cost about as much as the walk: the image reconstructed ten times
+            in a row. What only a set of images can tell is in :func:`explainer.check_set`.
         along: Named axes of the generator to walk along, and nowhere else; see
             :mod:`explainer.generators.guidance`. The gradient, linear and evolution walks can.
         lock: Named axes not to walk along; what they say of the image stays.
@@ -127,7 +132,7 @@ def explain(
     limits = Thresholds() if thresholds is None else thresholds
     settings = Settings(
         target, levels, walk, detail, saliency, limits, seed, allow, preserve, sparsity, diverse, identity,
-        fidelity, along, lock, towards,
+        fidelity, thorough, along, lock, towards,
     )  # fmt: skip
     session = Session(classifier, generator, settings, device)
     with session.classifier.frozen(), _progress(progress) as say:
@@ -161,6 +166,7 @@ def explain_many(
     diverse: int = 1,
     identity: Identity | None = None,
     fidelity: bool = False,
+    thorough: bool = False,
     along: Sequence[str] = (),
     lock: Sequence[str] = (),
     towards: str | int | None = None,
@@ -195,6 +201,8 @@ def explain_many(
         diverse: As for :func:`explain`.
         identity: As for :func:`explain`; the same for all images.
         fidelity: As for :func:`explain`, of each image its own; of many together :func:`explainer.fidelity`.
+        thorough: As for :func:`explain`, and at the end :func:`explainer.check_set` with its defaults, whose
+            result is the ``checked`` of what is returned, and on its page.
         along: As for :func:`explain`.
         lock: As for :func:`explain`.
         towards: As for :func:`explain`.
@@ -215,7 +223,7 @@ def explain_many(
     limits = Thresholds() if thresholds is None else thresholds
     settings = Settings(
         target, levels, walk, detail, saliency, limits, seed, allow, preserve, sparsity, diverse, identity,
-        fidelity, along, lock, towards,
+        fidelity, thorough, along, lock, towards,
     )  # fmt: skip
     if not isinstance(batch_size, int) or batch_size < 1:
         raise OptionError("batch_size", "must be at least 1", received=batch_size, remedy="32 suits 64 px.")
@@ -238,9 +246,15 @@ def explain_many(
                 named = zip(batch, results, strict=True)
                 folder.append([(item.name, mark, result) for item, (mark, result) in named])
     if folder is None:
-        return Explanations(kept)
-    folder.finish()
-    return Explanations(Stored(folder.entries), complete=True, folder=folder.folder)
+        found = Explanations(kept)
+    else:
+        folder.finish()
+        found = Explanations(Stored(folder.entries), complete=True, folder=folder.folder)
+    if not thorough:
+        return found
+    with _progress(progress) as say:
+        say("checking the set")
+        return _set_checked(found, session, folder)
 
 
 # -- one batch ---------------------------------------------------------------------------------------------
@@ -315,6 +329,21 @@ def _named(explanation: Explanation, item: Item) -> Explanation:
     """The explanation with the place and name of its image."""
     image = {**explanation.provenance["image"], "index": item.index, "name": item.name}
     return replace(explanation, provenance={**explanation.provenance, "image": image})
+
+
+def _set_checked(found: Explanations, session: Session, folder: ResultFolder | None) -> Explanations:
+    """The explanations with the checks of the set, made now or by an earlier call that went as far."""
+    if folder is not None:
+        found = Explanations.open(folder.folder)
+    if found.checked is not None or len(found.failed) == len(found):
+        return found
+    checked = check_set(
+        found, session.classifier, generator="auto" if session.generator is None else session.generator,
+        identity=session.settings.identity, seed=session.settings.seed, device=session.device,
+    )  # fmt: skip
+    if folder is not None:
+        folder.write_checked(checked.record())
+    return Explanations(found.results, complete=True, folder=found.folder, checked=checked)
 
 
 # -- the stream --------------------------------------------------------------------------------------------

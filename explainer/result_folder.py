@@ -6,6 +6,7 @@
     folder/chunk-00000000/chunk.json            what became of each of its images, in order
     folder/chunk-00000000/00000003/             one explanation, as Explanation.save writes it
     folder/complete.json                        how many images there were, at the end
+    folder/checked.json                         what the checks of the set found, if they were made
 
 A chunk appears under its name only when all of it is written, so a process may be killed at any moment:
 chunks that are there are whole, they follow on each other from the first image, and the next run goes on
@@ -27,7 +28,7 @@ from explainer.storage import new_folder, read_json, write_json
 
 __all__ = ["Entry", "Outcome", "ResultFolder", "Stored"]
 
-RUN, CHUNK, COMPLETE = "run.json", "chunk.json", "complete.json"
+RUN, CHUNK, COMPLETE, CHECKED = "run.json", "chunk.json", "complete.json", "checked.json"
 FORMAT = 1
 
 
@@ -201,6 +202,7 @@ class ResultFolder:
         listed = []
         try:
             (self.folder / COMPLETE).unlink(missing_ok=True)
+            (self.folder / CHECKED).unlink(missing_ok=True)
             with new_folder(chunk, marker=CHUNK) as fresh:
                 for index, (name, digest, result) in enumerate(results, start=start):
                     failed = isinstance(result, Outcome)
@@ -218,6 +220,18 @@ class ResultFolder:
                 remedy=f"{error.strerror or error}. What was written is kept; repeat the call to go on.",
             ) from error  # fmt: skip
         self.entries += _entries(chunk, start=start)
+
+    def write_checked(self, record: Mapping[str, Any]) -> None:
+        """Keep what the checks of the whole set found, until more images are added."""
+        write_file(self.folder / CHECKED, json.dumps(record, allow_nan=False).encode(), argument="out")
+
+    def read_checked(self) -> dict[str, Any] | None:
+        """What was kept, if anything.
+
+        Raises:
+            ModelFileError: It cannot be read.
+        """
+        return read_json(self.folder / CHECKED, "folder") if (self.folder / CHECKED).is_file() else None
 
     def finish(self) -> None:
         """Note that there are no more images."""

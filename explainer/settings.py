@@ -54,6 +54,7 @@ class Settings:
         diverse: Number of different explanations of each image.
         identity: Who is who, for the check that the frames keep it; None for that of the generator, if any.
         fidelity: Whether pixels are replaced in the order of each map.
+        thorough: Whether checks are made that cost about as much as the walk.
         along: Named axes to walk along, and nowhere else; everywhere if empty.
         lock: Named axes not to walk along.
         towards: A cluster of the generator to walk to, by name or number.
@@ -75,6 +76,7 @@ class Settings:
     diverse: int = 1
     identity: Identity | None = None
     fidelity: bool = False
+    thorough: bool = False
     along: Sequence[str] = ()
     lock: Sequence[str] = ()
     towards: str | int | None = None
@@ -106,10 +108,11 @@ class Settings:
                 remedy="Pass for example Thresholds(level_error=.01).",
             )  # fmt: skip
         object.__setattr__(self, "saliency", require_methods(self.saliency))
-        if not isinstance(self.fidelity, bool):
-            raise OptionError(
-                "fidelity", "must be True or False", received=self.fidelity, remedy="Pass True."
-            )
+        for name in ("fidelity", "thorough"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(
+                    name, "must be True or False", received=getattr(self, name), remedy="Pass True."
+                )
         if self.fidelity and not self.saliency:
             raise OptionError(
                 "fidelity", "needs the map of at least one method", received=f"saliency={self.saliency}",
@@ -167,6 +170,7 @@ class Settings:
             "preserve": _mask_record(self.preserve),
             "identity": _identity_record(self.identity),
             "fidelity": self.fidelity,
+            "thorough": self.thorough,
             **({"along": list(self.along)} if self.along else {}),
             **({"lock": list(self.lock)} if self.lock else {}),
             **({"towards": self.towards} if self.towards is not None else {}),

@@ -98,7 +98,7 @@ class PrincipalComponents(Generator):
         self.register_buffer("mean", flat.mean(dim=0))
         _, singular, axes = torch.linalg.svd(flat - self.mean, full_matrices=False)
         scale = singular[:latent_dim] / len(flat) ** 0.5
-        self.register_buffer("axes", axes[:latent_dim] * scale[:, None])
+        self.register_buffer("components", axes[:latent_dim] * scale[:, None])
         self.register_buffer("inverse", axes[:latent_dim].T / scale)
         self.training_images, self.held_out = training, held_out
         self.measured_again().eval()
@@ -113,7 +113,7 @@ class PrincipalComponents(Generator):
         return (prepared.flatten(1) - self.mean) @ self.inverse
 
     def _decode(self, codes: Tensor) -> Tensor:
-        return (codes @ self.axes + self.mean).view(-1, *self.shape)
+        return (codes @ self.components + self.mean).view(-1, *self.shape)
 
 
 class Shuffled(PrincipalComponents):

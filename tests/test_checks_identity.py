@@ -175,7 +175,7 @@ class TestTheCheck:
         """On the toy the cosine between codes is known."""
         images, who = planted(people=200)
         identity = calibrate_identity(codes_of, images, who)
-        checks = identity_kept(walked, ends, identity, Thresholds(strangers=0.3))
+        checks = identity_kept(walked, ends, identity, Thresholds(strangers=0.3, genuine=0.0))
         for image, check in enumerate(checks):
             own = walked[image].z + 10 - identity.mean
             expected = torch.cosine_similarity(
@@ -201,6 +201,44 @@ class TestTheCheck:
         (first, *_) = identity_kept(walked, ends, blind, LIMITS)
         assert first.status == "limit"
         assert "100.0% of strangers: too many" in first.sentence
+
+    def test_less_alike_than_nearly_all_genuine_pairs_is_a_limit(self, walked, ends):
+        """Also above the critical value; and not where the genuine pairs are too few to know their tail."""
+
+        def alike(images):  # every frame has a cosine of .8 with its image
+            angle = torch.arange(len(images)) >= 3
+            return torch.stack([torch.where(angle, 0.8, 1.0), torch.where(angle, 0.6, 0.0)], dim=1)
+
+        for low, pairs, status in ((0.7, 100, "pass"), (0.9, 100, "limit"), (0.9, 19, "pass")):
+            genuine = tuple(np.linspace(low, 1.0, 101))
+            identity = Identity(
+                alike, "alike", torch.zeros(2), genuine, (-1.0, 0.4), independent=(pairs, 100)
+            )
+            (first, *_) = identity_kept(walked, ends, identity, LIMITS)
+            assert first.values["lowest cosine"] == pytest.approx(0.8, abs=1e-6)
+            assert first.status == status
+        (first, *_) = identity_kept(walked, ends, identity, Thresholds(genuine=0.1))
+        assert first.status == "limit"
+        assert "below that of 90% of genuine pairs (0.91)" in first.sentence
+
+    def test_too_few_strangers_to_know_their_tail_decide_nothing(self, walked, ends):
+        images, who = planted(people=30)
+        few = calibrate_identity(codes_of, images, who)
+        assert few.independent == (30, 15)
+        (first, *_) = identity_kept(walked, ends, few, Thresholds(strangers=0.06, genuine=0.0))
+        wide = Thresholds(strangers=0.3, genuine=0.0)
+        assert identity_kept(walked, ends, few, wide)[0].status in ("pass", "limit")
+        assert first.status == "info" or "too many" in first.sentence
+        apart = Identity(codes_of, "apart", few.mean, few.genuine, (-1.0, 0.1), independent=(30, 15))
+        (first, *_) = identity_kept(walked, ends, apart, LIMITS)
+        assert first.status == "info"
+        assert "only 15 pairs share nobody: too few to tell a share of 5%" in first.sentence
+
+    def test_tails_are_bounds_and_not_interpolated(self):
+        identity = Identity(codes_of, genuine=(0.0, 0.5, 1.0), impostor=(-1.0, 0.0, 0.6))
+        assert [identity.share_above(c) for c in (-2, -1, -0.5, 0, 0.5, 0.6)] == [1, 1, 1, 0.5, 0.5, 0]
+        found = [identity.share_above(c, of="genuine") for c in (-1, 0, 0.2, 0.5, 0.7, 1, 2)]
+        assert found == [1, 1, 0.5, 0.5, 0, 0, 0]
 
     def test_uncalibrated_is_said_and_decides_nothing(self, walked, ends):
         (first, *_) = identity_kept(walked, ends, Identity(codes_of), LIMITS)

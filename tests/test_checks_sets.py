@@ -1,17 +1,26 @@
 """What is said of a set: realism, detail swap, surrogate, and all of it together."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from checked import PrincipalComponents, read_through, smooth_sprites, tag_reader, walked_of
 from numpy.testing import assert_allclose
+from toys import LinearGenerator, toy_images
 
-from explainer.checks import Thresholds, fit_surrogate, realism, run_checks, run_set_checks
+from explainer.checks import SetChecks, Thresholds, decide, fit_surrogate, realism, run_checks, run_set_checks
+from explainer.checks.ends import Ends
+from explainer.checks.nulls import equal_moves_control
 from explainer.checks.realism import kernel_distance
-from explainer.checks.robustness import detail_swap
+from explainer.checks.robustness import detail_swap, swapped
 from explainer.checks.surrogate import Surrogate, surrogate_curve, surrogate_samples, surrogate_sides
 from explainer.classifier import Classifier
 from explainer.errors import ClassifierError, OptionError
+from explainer.generators.sample_quality import local_features
+from explainer.image import resize
+from explainer.walks import Scene
 
 LIMITS = Thresholds()
 
@@ -34,6 +43,13 @@ def classifier(planted, generator):
 @pytest.fixture(scope="module")
 def walked(planted, generator, classifier):
     return walked_of(generator, classifier, planted.images[:24], levels=[0.05, 0.5, 0.95])
+
+
+def replaced(scene, model, images=None):
+    """The scene with another classifier, and perhaps other images."""
+    wrapped = Classifier(model, size=scene.generator.shape[1])
+    images = scene.images if images is None else images
+    return Scene(scene.generator, wrapped, wrapped.target(None, images), images)
 
 
 class TestRealism:
@@ -82,7 +98,31 @@ class TestRealism:
         assert found.frechet["frames, detail 1"] == pytest.approx(found.frechet["real images"])
         assert found.frechet["frames, detail 0"] > 2 * found.frechet["real images"]
         assert found.kernel["frames, detail 0"].low > 0
-        assert found.kernel["real images"].low < 0 < found.kernel["real images"].high
+        own = found.halvings[found.halvings["set"] == "real images"]["kernel"]
+        assert own.min() < 0 < own.max()
+
+    def test_frames_are_judged_by_what_real_images_have_from_each_other(self, planted):
+        images = planted.images[:120]
+        blurred = torch.nn.functional.avg_pool2d(images, 5, stride=1, padding=2)
+        found = [realism(images, some, blurred, local_features, name="bands") for some in (images, blurred)]
+        same, other = (each.check(LIMITS) for each in found)
+        assert (same.status, other.status) == ("pass", "limit")
+        assert "bands" in same.sentence
+        assert "as a set the frames are not distributed like real images" in other.sentence
+        assert other.values["kernel, frames, detail 1"] > other.values["distance of real halves"]
+        assert found[1].check(Thresholds(realism=1.0)).status == "limit"
+        assert decide([other]).status == "limits"
+        with pytest.raises(OptionError, match="splits: must be at least 1"):
+            realism(images, images, images, local_features, splits=0)
+
+    def test_real_images_pass_as_often_as_the_quantile_says(self):
+        """Frames that are further draws of the same distribution: the judgement must hardly ever fire."""
+        random = torch.Generator().manual_seed(0)
+        fired = 0
+        for _ in range(30):
+            images, frames = torch.randn(2, 60, 4, 1, 1, generator=random)
+            fired += realism(images, frames, frames, lambda x: x.flatten(1)).check(LIMITS).status == "limit"
+        assert fired <= 3
 
     @pytest.mark.parametrize(
         ("x", "y", "message"),
@@ -117,25 +157,49 @@ class TestDetailSwap:
         assert check.values["low"] > 0.5
         assert "what the code does not hold" in check.sentence
 
-    def test_a_classifier_that_says_the_same_of_all_is_not_measured(self, walked):
-        scene = walked[0].scene
-        kept, scene.score0 = scene.score0, torch.zeros_like(scene.score0)
+    def test_what_reads_both_is_found_although_the_code_moves_it_too(self):
+        """Half of the score's variance is the tag's, which a walk of the other half does not show."""
+        reader, tagged, clean = tag_reader()
+        planted = smooth_sprites(300, seed=4, channels=3)
+        unaware = PrincipalComponents(planted.images)
+        shade = read_through(unaware, planted.images, planted.labels)
+        both = torch.cat([tagged[:30], clean[:30]])
+        scene = walked_of(unaware, lambda x: shade(x) + reader(x), both, levels=[0.1, 0.9])[0].scene
         check = detail_swap(scene, LIMITS)
-        scene.score0 = kept
+        assert check.status in ("limit", "fail")
+        assert check.values["low"] > 0.3
+        assert detail_swap(replaced(scene, shade), LIMITS).status == "pass"
+
+    def test_of_a_larger_image_only_the_change_of_code_is_put_in(self, planted, generator, classifier):
+        large = torch.nn.functional.interpolate(planted.images[:3], scale_factor=2.0, mode="bicubic")
+        scene = replaced(walked_of(generator, classifier, planted.images[:1])[0].scene, classifier, large)
+        same = swapped(scene, scene.z, torch.arange(3))
+        assert_allclose(same, large.clamp(0, 1), atol=1e-6)
+        other = swapped(scene, scene.z.roll(1, 0), torch.arange(3))
+        moved = generator.decode(scene.z.roll(1, 0)) - generator.decode(scene.z)
+        assert_allclose(other, (large + resize(moved, (64, 64))).clamp(0, 1), atol=1e-5)
+
+    def test_a_classifier_that_says_the_same_of_all_is_not_measured(self, walked):
+        flat = Classifier(lambda images: 0 * images.sum(dim=(1, 2, 3)))
+        scene = Scene(walked[0].generator, flat, walked[0].target, walked[0].scene.images)
+        check = detail_swap(scene, LIMITS)
         assert check.status == "info"
+        assert "says the same of every image" in check.sentence
 
 
 class TestSurrogate:
     def test_samples_are_labelled_by_the_classifier(self, walked, classifier):
-        images, levels = surrogate_samples(walked[0].scene, 40)
+        images, levels, owners = surrogate_samples(walked[0].scene, 40)
         assert images.shape == (40, 1, 32, 32)
         with torch.no_grad():
             assert_allclose(torch.sigmoid(classifier(images)[:, 0]), levels, atol=1e-5)
         assert levels.std() > 0.1
+        assert (owners == -1).sum() == 20
+        assert set(owners[20:].tolist()) <= set(range(24))
 
     def test_a_faithful_one_sees_the_walks_end_where_they_were_asked_to(self, walked):
-        found = fit_surrogate(walked[0].scene, samples=400, steps=50)
-        assert found.samples == 340
+        found = fit_surrogate(walked[0].scene, samples=300, steps=90)
+        assert 220 < found.samples < 280
         curve, check = surrogate_curve(walked, found, Thresholds(surrogate_faithful=0.7))
         assert [level for level, _ in curve] == [0.05, 0.5, 0.95]
         assert found.faithful > 0.7
@@ -179,3 +243,65 @@ def test_a_set_is_summed_up(walked):
     assert of_set.surrogate == ()
     few = run_set_checks(walked[:2], found[:2], surrogate=None)
     assert few.calibration.walks == 2
+    assert of_set.verdict.status == "trust"
+    assert of_set.to_frame()["check"].tolist() == ["calibration", "composition", "detail swap"]
+    assert of_set.sentences()[0] == of_set.verdict.sentence
+    assert "closeness in the generator" in str(of_set)
+
+
+def test_what_was_found_of_a_set_is_read_as_it_was_written(walked):
+    far = Ends.of(walked).far()
+    bare = torch.cat([walked[0].generator.decode(part) for part in far.codes.split(64)])
+    twice = [torch.cat([each, each]) for each in (far.images, far.frames, bare)]
+    shades = realism(*twice, lambda images: images.flatten(1)[:, :8], splits=2)
+    control = equal_moves_control(far, walked[0].classifier)
+    curve, _ = surrogate_curve(walked, Surrogate(torch.nn.Flatten(), 0.9, 100), LIMITS)
+    found = run_set_checks(walked, run_checks(walked), realism=shades, control=control)
+    found = replace(found, surrogate=tuple(curve))
+    read = SetChecks.from_record(json.loads(json.dumps(found.record(), allow_nan=False)))
+    assert read.record() == found.record()
+    assert read.sentences() == found.sentences()
+    assert [check.name for check in read.checks][-2:] == ["realism", "equal moves"]
+
+
+@pytest.fixture(scope="module")
+def control():
+    """The explained classifier reads two dimensions of a linear code evenly, the balanced one the first."""
+    generator = LinearGenerator().eval()
+    first, second = (40 * generator.basis[:, dimension] for dimension in (0, 1))
+
+    def along(weight):
+        return lambda images: (images - 0.5).flatten(1) @ weight
+
+    walked = walked_of(generator, along(first + second), toy_images(24, seed=4), levels=[0.05, 0.95])
+    return equal_moves_control(
+        Ends.of(walked).far(), Classifier(along(first)), measures={"the second": along(second)},
+        identity=lambda a, b: torch.cosine_similarity(a.flatten(1), b.flatten(1)),
+    )  # fmt: skip
+
+
+class TestEqualMoves:
+    """A classifier that also reads the shade, beside one of the same question that does not."""
+
+    def test_what_only_the_explained_classifier_moves_stands_out(self, control):
+        rows = control.table.set_index("measure")
+        second, score = rows.loc["change of the second"], rows.loc["change of the explained score"]
+        assert second["low"] > 0
+        assert second["walk"] == pytest.approx(score["walk"] / 2, rel=0.02)
+        assert second["balanced"] == pytest.approx(0, abs=0.02)
+
+    def test_it_is_told_and_not_judged(self, control):
+        check = control.check()
+        assert check.status == "info"
+        assert "change of the second" in check.sentence
+        assert "identity cosine" in check.sentence
+        assert check.values["walks"] == 24
+
+    def test_a_classifier_held_against_itself_differs_in_nothing(self, walked):
+        found = equal_moves_control(Ends.of(walked).far(), walked[0].classifier)
+        scores = found.table.set_index("measure").loc["change of the explained score"]
+        assert scores["walk"] == pytest.approx(scores["balanced"], rel=0.1)
+
+    def test_what_cannot_be_reached_is_no_control(self, walked):
+        flat = Classifier(lambda images: 1e-6 * images.mean(dim=(1, 2, 3)))
+        assert equal_moves_control(Ends.of(walked).far(), flat) is None

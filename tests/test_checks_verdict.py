@@ -9,7 +9,7 @@ from toys import LinearGenerator, LogisticClassifier, toy_images
 
 from explainer.checks import Check, Thresholds, decide
 from explainer.checks.base import UNMOVED
-from explainer.checks.suite import _written, run_checks
+from explainer.checks.suite import run_checks, written
 from explainer.checks.verdict import DECISIONS
 from explainer.errors import ClassifierError, OptionError
 
@@ -168,10 +168,10 @@ def test_a_classifier_that_is_not_finite_somewhere_is_distrusted_not_an_error():
 
 
 def test_no_check_passes_on_a_number_that_is_not_finite():
-    for status, written in (("pass", "limit"), ("limit", "limit"), ("fail", "fail"), ("info", "info")):
-        found = _written(Check("mine", status, "So.", {"a": float("nan")}))
-        assert (found.status, found.values["a"]) == (written, "not finite")
-    assert _written(Check("mine", "pass", "So.", {"a": 1.0})).status == "pass"
+    for status, expected in (("pass", "limit"), ("limit", "limit"), ("fail", "fail"), ("info", "info")):
+        found = written(Check("mine", status, "So.", {"a": float("nan")}))
+        assert (found.status, found.values["a"]) == (expected, "not finite")
+    assert written(Check("mine", "pass", "So.", {"a": 1.0})).status == "pass"
 
 
 def test_the_same_seed_finds_the_same_and_batched_equals_alone():
@@ -181,20 +181,36 @@ def test_the_same_seed_finds_the_same_and_batched_equals_alone():
     for image, together in zip(images, both, strict=True):
         (alone,) = run_checks(walked_of(generator, classifier, image[None]))
         assert [check.name for check in alone] == [check.name for check in together]
-        # Noise and random directions are drawn for the batch, so only what is not drawn agrees exactly.
         for one, other in zip(alone, together, strict=True):
-            if one.name not in ("stability", "random direction", "compression", "decoder"):
-                assert one.status == other.status
-                for key, value in one.values.items():
-                    if isinstance(value, float):
-                        assert value == pytest.approx(other.values[key], abs=2e-3), (one.name, key)
+            assert one.status == other.status
+            for key, value in one.values.items():
+                if isinstance(value, float):
+                    assert value == pytest.approx(other.values[key], abs=2e-3), (one.name, key)
+
+
+def test_what_is_drawn_is_of_each_image_its_own():
+    """Also in another order, and not the same for two images."""
+    _, generator, classifier, images = next(sound_setups())
+    forth = run_checks(walked_of(generator, classifier, images))
+    back = run_checks(walked_of(generator, classifier, images.flip(0)))[::-1]
+    for name, key in (("compression", "noise passed"), ("random direction", "share"), ("stability", None)):
+        for one, other in zip(forth, back, strict=True):
+            first, second = (next(c for c in each if c.name == name) for each in (one, other))
+            for label in [key] if key else first.values:
+                assert first.values[label] == pytest.approx(second.values[label], rel=1e-3, abs=1e-5)
+    passed = [next(c for c in each if c.name == "compression").values["noise passed"] for each in forth]
+    assert passed[0] != passed[1]
 
 
 def test_nothing_is_changed_by_checking():
     _, generator, classifier, images = next(sound_setups())
     walked = walked_of(generator, classifier, images)
-    kept = [each.frames.clone() for each in walked], images.clone(), generator.state_dict()["axes"].clone()
+    kept = (
+        [each.frames.clone() for each in walked],
+        images.clone(),
+        generator.state_dict()["components"].clone(),
+    )
     run_checks(walked)
     assert all(torch.equal(a, b.frames) for a, b in zip(kept[0], walked, strict=True))
     assert torch.equal(kept[1], images)
-    assert torch.equal(kept[2], generator.state_dict()["axes"])
+    assert torch.equal(kept[2], generator.state_dict()["components"])

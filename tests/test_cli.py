@@ -60,8 +60,13 @@ class Several:
 
     failed = ()
 
-    def __init__(self, status: str) -> None:
+    def __init__(self, status: str, of_set: str | None = None) -> None:
         self.status = status
+        self.checked = None
+        if of_set is not None:
+            self.checked = types.SimpleNamespace(
+                verdict=Verdict(of_set), sentences=lambda: ["The set [said]."], record=lambda: {"walks": 2}
+            )
         self.verdicts = {"trust": 2, "limits": 0, "distrust": 0} | {status: 2}
 
     def summary(self) -> Any:
@@ -82,6 +87,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.verdict = Verdict()
+        self.of_set = "trust"
         self.error: BaseException | None = None
         self.asked: dict[str, Any] = {}
         self.cards: list[dict[str, Any]] = [
@@ -105,7 +111,7 @@ class Desk:
 
     def explain_many(self, images: Any, classifier: Any, **options: Any) -> "Several":
         self.asked = {"images": images, "classifier": classifier, **options}
-        return Several(self.verdict.status)
+        return Several(self.verdict.status, self.of_set if options["thorough"] else None)
 
     def load_classifier(self, name: str) -> str:
         if name != "faces/smile":
@@ -204,6 +210,7 @@ def test_explain_passes_every_option_on(desk: Desk, picture: Path, tmp_path: Pat
         "levels": [0.1, 0.9],
         "saliency": ("integrated_gradients", "difference"),
         "fidelity": True,
+        "thorough": False,
         "seed": 3,
         "device": "cpu",
         "progress": False,
@@ -266,6 +273,21 @@ def test_several_images_are_explained_together(
     assert ends_with(*words, "--json") == code
     files = {"html": str(out / "index.html"), "explanations": str(out / "explanations")}
     assert json.loads(capsys.readouterr().out) == {"summary": {"images": 2}, "failed": [], "files": files}
+
+
+@pytest.mark.parametrize(("of_set", "code"), [("limits", 0), ("distrust", 1)])
+def test_thorough_says_what_the_set_tells(
+    desk: Desk, picture: Path, capsys: pytest.CaptureFixture[str], of_set: str, code: int
+) -> None:
+    desk.of_set = of_set
+    words = ["explain", picture, picture, "--classifier", "faces/smile", "--thorough"]
+    assert ends_with(*words) == code
+    assert desk.asked["thorough"] is True
+    assert "The set [said]." in capsys.readouterr().out
+    assert ends_with(*words, "--json") == code
+    assert json.loads(capsys.readouterr().out)["set"] == {"walks": 2}
+    assert ends_with("explain", picture, "--classifier", "faces/smile", "--thorough") == 0
+    assert desk.asked["thorough"] is True
 
 
 def test_a_folder_is_several_images_and_has_no_crop(

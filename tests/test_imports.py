@@ -23,9 +23,10 @@ ORDER = """
     generators.zoo classifier_files
     walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear walks.evolution
     walks.head walks.conditional walks.diverse walks.cluster
-    checks.base checks.walked checks.ends checks.soundness checks.consistency checks.compatibility
-    checks.walk_back checks.embedding checks.identity checks.realism checks.robustness checks.surrogate
-    checks.nulls checks.verdict checks.suite
+    checks.base checks.draws checks.walked checks.ends checks.soundness checks.consistency
+    checks.compatibility checks.walk_back checks.embedding checks.identity checks.realism
+    checks.robustness checks.surrogate
+    checks.nulls checks.verdict checks.suite checks.sets
     saliency.base saliency.difference saliency.score_module saliency.attribution saliency.methods
     saliency.sanity saliency.truth
     report.output report.panels report.strip report.document report.charts report.figures
@@ -33,7 +34,8 @@ ORDER = """
     report.fidelity_figures report.spreadsheet report.bias_wording report.bias_charts report.bias_strips
     report.bias_page
     fillers mutual_information pixel_order replacement_curves paired_comparison fidelity_result replacement
-    axis_attribution explanation result_folder explanations settings assembly session pipeline
+    axis_attribution explanation result_folder explanations settings assembly session checked_set
+    pipeline
     captum_attribution
     bias.statistics bias.attributes bias.oracles bias.walking bias.confounding bias.verdict
     bias.subgroups bias.discovery bias.paths bias.pictures bias.junit bias.markdown bias.findings

@@ -128,6 +128,7 @@ def audit(
             },
         ) | {"labels": _hashed(labels, attributes), "groups": len(np.unique(people))},
         pictures=table.pictures,
+        attribution_by_axis=table.axes,
     )  # fmt: skip
 
 

@@ -1,13 +1,14 @@
 """The evidence on one target: oracles and walks made once, and what every classifier adds to the table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from explainer.axis_attribution import AxisAttribution, attribute_to_axes, pooled
 from explainer.bias.attributes import Attribute
 from explainer.bias.confounding import Forward, Reverse, forward, reverse
 from explainer.bias.discovery import describe_walks, find_clusters
@@ -27,6 +28,9 @@ from explainer.walks.base import Scene
 
 __all__ = ["Evidence", "Table"]
 
+ATTRIBUTED = 64
+"""Walks that are attributed to the named axes of the generator."""
+
 REVERSED = 300
 """Walks of an oracle, and swaps of details, are made for at most this many of the audited images."""
 EXAMPLES = 3
@@ -42,6 +46,7 @@ class Table:
     clusters: dict[str, tuple[Group, ...]]
     warnings: dict[str, str]
     pictures: dict[str, tuple[Strip, ...]]
+    axes: dict[str, AxisAttribution] = field(default_factory=dict)
 
     @property
     def room(self) -> int:
@@ -116,6 +121,9 @@ class Evidence:
         table.warnings[key] = self._hidden(model, target, walked[:REVERSED])
         shown = [choose(crossing, seen, number, self.seed) for number in range(len(self.asked))]
         table.pictures[key] = self._pictures(name, model, target, crossing, seen, shown, table, key)
+        named = self._by_axis(model, target, walked, crossing)
+        if named is not None:
+            table.axes[key] = named
         for number, question in enumerate(self.asked):
             ahead = self._forward(number, crossing, seen)
             back, expressed, along = self._reverse(number, name)
@@ -242,6 +250,20 @@ class Evidence:
             return ""
         return f"the classifier reads what the generator cannot show ({_uncapitalised(check.sentence)})"
 
+    def _by_axis(
+        self, model: Classifier, target: Target, images: Tensor, crossing: Crossing
+    ) -> AxisAttribution | None:
+        """What the walks that crossed did along the named axes of the generator, the mean of some of them."""
+        axes = self.generator.axes
+        done = np.flatnonzero(crossing.crossed)[:ATTRIBUTED]
+        if axes is None or not model.differentiable or not len(done):
+            return None
+        paths = [(place, _on_the_way(crossing, row)) for place, row in enumerate(done.tolist())]
+        with model.frozen():
+            chosen = images[torch.from_numpy(done)].to(self.generator.latent_mean)
+            scene = Scene(self.generator, model, target, chosen)
+            return pooled(attribute_to_axes(scene, paths, axes))
+
     @torch.no_grad()
     def _clusters(self, crossing: Crossing) -> list[Group]:
         """Groups of walks, and the attribute that tells each from the other walks."""
@@ -263,6 +285,15 @@ class Evidence:
             said, named = _shared(self.asked, rows[inside], rows[others], cluster.distinct)
             groups.append(Group(replace(cluster, rows=rows[cluster.rows]), said, named))
         return groups
+
+
+def _on_the_way(crossing: Crossing, row: int) -> Tensor:
+    """Codes ``(P, D)`` of one walk, from its start over the levels beyond the image's own to its end."""
+    up = crossing.direction[row] > 0
+    along = range(crossing.path.shape[1]) if up else range(crossing.path.shape[1] - 1, -1, -1)
+    own, sign = crossing.level[row], crossing.direction[row]
+    passed = [crossing.path[row, k] for k in along if sign * (crossing.levels[row, k] - own) > 0]
+    return torch.stack([crossing.start[row], *passed])
 
 
 def _shared(

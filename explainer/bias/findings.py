@@ -17,6 +17,9 @@ thresholds      of the verdicts
 provenance      versions, image count and hash, fingerprints, options
 ==============  ==========================================================================================
 
+and ``attribution_by_axis``, by "classifier, target" the record of an :class:`AxisAttribution`, the mean of
+the walks that crossed; empty where the generator has no named axes.
+
 An effect is an object: value, low, high, n, groups, p, margin. What is not a finite number is null.
 """
 
@@ -30,6 +33,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from explainer.axis_attribution import AxisAttribution
 from explainer.bias.confounding import Forward, Reverse
 from explainer.bias.discovery import Cluster
 from explainer.bias.junit import as_junit
@@ -124,6 +128,8 @@ class BiasReport:
         thresholds: Where evidence turned into verdicts.
         provenance: Versions, seed, options, hashes and counts.
         pictures: Some walks by "classifier, target"; of these only the numbers go into the JSON.
+        attribution_by_axis: By "classifier, target": what the walks did along the named axes of the
+            generator, the mean of those that crossed; empty if it has none.
     """
 
     findings: tuple[Finding, ...]
@@ -134,6 +140,7 @@ class BiasReport:
     thresholds: AuditThresholds
     provenance: Mapping[str, Any]
     pictures: Mapping[str, tuple[Strip, ...]] = field(default_factory=dict)
+    attribution_by_axis: Mapping[str, AxisAttribution] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         counts = pd.Series([finding.verdict.status for finding in self.findings]).value_counts()
@@ -191,6 +198,9 @@ class BiasReport:
                 for name, groups in self.clusters.items()
             },
             "warnings": dict(self.warnings),
+            "attribution_by_axis": {
+                name: _plain(found.record()) for name, found in self.attribution_by_axis.items()
+            },
             "skipped": list(self.skipped),
             "thresholds": asdict(self.thresholds),
             "provenance": _plain(self.provenance),

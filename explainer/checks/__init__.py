@@ -9,7 +9,8 @@ from explainer.checks.identity import (
     load_identity,
 )
 from explainer.checks.realism import realism
-from explainer.checks.suite import SetChecks, default_identity, run_checks, run_set_checks
+from explainer.checks.sets import SetChecks, run_set_checks
+from explainer.checks.suite import default_identity, run_checks
 from explainer.checks.surrogate import Surrogate, fit_surrogate
 from explainer.checks.verdict import Verdict, decide
 

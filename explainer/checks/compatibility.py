@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from explainer.checks.base import Check, Thresholds, status_above
 from explainer.checks.walked import Walked
 from explainer.metrics import Interval, wilson_interval
 
-__all__ = ["Calibration", "calibration", "compatibility", "rounding", "saturation"]
+__all__ = ["Calibration", "calibration", "calibration_of", "compatibility", "rounding", "saturation"]
 
 
 def compatibility(
@@ -29,7 +30,7 @@ def compatibility(
     """
     errors = np.abs(np.asarray(levels) - np.asarray(achieved))
     reached = errors <= thresholds.level_error
-    monotone = bool((np.diff(achieved) >= -1e-6).all())
+    monotone = bool((np.diff(achieved) >= -thresholds.monotone).all())
     values: dict[str, float | str] = {
         "reached": float(reached.mean()), "largest error": float(errors.max()), "monotone": str(monotone),
     }  # fmt: skip
@@ -103,38 +104,52 @@ class Calibration:
     """Levels asked for against levels achieved, over the walks of a set.
 
     Attributes:
-        table: One row per level: ``level``, ``mean``, ``low`` and ``high`` (5 and 95 % quantiles) of what was
-            achieved, ``largest error``, ``reached`` and ``unreached`` (counts), and the bounds ``reached
-            low`` and ``reached high`` of the share that was reached (Wilson).
+        table: One row per level: ``level``, ``walks`` (asked for it), ``mean``, ``low`` and ``high`` (5 and
+            95 % quantiles) of what was achieved, ``largest error``, ``reached`` and ``unreached``
+            (counts), the bounds ``reached low`` and ``reached high`` of the share that was reached (Wilson),
+            and ``not finite``, a count. A level that is not finite is unreached, and in no mean.
         monotone: Share of the walks whose achieved levels never fall, with its interval.
         walks: Number of walks.
+        unexplained: Images of the set that have no walk, so that they are in none of these counts.
     """
 
     table: pd.DataFrame
     monotone: Interval
     walks: int
+    unexplained: int = 0
+
+    @property
+    def unreached(self) -> int:
+        """Frames that missed their level."""
+        return int(self.table["unreached"].sum())
 
     def check(self, thresholds: Thresholds) -> Check:
         """All levels of all walks, summed up; what was not reached counts as a failure."""
-        unreached, frames = int(self.table["unreached"].sum()), self.walks * len(self.table)
-        share = 1 - unreached / frames
+        frames = int(self.table["walks"].sum())
+        share = 1 - self.unreached / frames
         values: dict[str, float | str] = {
-            "walks": float(self.walks), "frames": float(frames), "unreached": float(unreached),
+            "walks": float(self.walks), "frames": float(frames), "unreached": float(self.unreached),
             "largest error": float(self.table["largest error"].max()), "monotone": self.monotone.estimate,
+            "images without a walk": float(self.unexplained),
         }  # fmt: skip
         said = (
-            f"Of {frames} frames {unreached} missed their level; {self.monotone.estimate:.1%} of "
-            f"{self.walks} walks "
-            "are monotone"
+            f"Of {frames} frames {self.unreached} missed their level; {self.monotone.estimate:.1%} of "
+            f"{self.walks} walks are monotone"
         )
+        if self.unexplained:
+            said += f", and {self.unexplained} further images could not be explained"
         if share < thresholds.reached_limit or self.monotone.estimate < thresholds.reached_limit:
             return Check("calibration", "fail", f"{said}.", values)
-        clean = unreached == 0 and self.monotone.estimate == 1
+        clean = self.unreached == 0 and self.monotone.estimate == 1
         return Check("calibration", "pass" if clean else "limit", f"{said}.", values)
 
 
 def calibration(
-    levels: Sequence[float], achieved: Sequence[Sequence[float]], tolerance: float
+    levels: Sequence[float],
+    achieved: Sequence[Sequence[float]],
+    tolerance: float,
+    *,
+    slack: float = Thresholds.monotone,
 ) -> Calibration:
     """Calibration of a set of walks to the same levels.
 
@@ -142,27 +157,62 @@ def calibration(
         levels: ``(L,)`` asked for, ascending.
         achieved: ``(N, L)``, what the classifier says of the delivered frames.
         tolerance: Largest error of a level that was reached.
+        slack: Largest fall of a level that is none.
 
     >>> found = calibration([0.1, 0.9], [[0.11, 0.9], [0.1, 0.6]], 0.02)
     >>> found.table["unreached"].tolist(), found.monotone.estimate
     ([0, 1], 1.0)
     """
-    wanted, got = np.asarray(levels, dtype=float), np.asarray(achieved, dtype=float)
-    errors = np.abs(got - wanted)
-    reached = (errors <= tolerance).sum(axis=0)
-    shares = [wilson_interval(int(count), len(got)) for count in reached]
-    rising = (np.diff(got, axis=1) >= -1e-6).all(axis=1)
-    table = pd.DataFrame(
+    wanted = np.asarray(levels, dtype=float)
+    rows = [np.asarray(row, dtype=float) for row in achieved]
+    return calibration_of([(wanted, row, np.abs(row - wanted) <= tolerance) for row in rows], slack=slack)
+
+
+def calibration_of(
+    walks: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]],
+    *,
+    slack: float = Thresholds.monotone,
+    unexplained: int = 0,
+) -> Calibration:
+    """Calibration of walks that need not have been asked for the same levels.
+
+    Args:
+        walks: Of each walk the levels asked for, ascending, those achieved, and whether each was reached.
+        slack: Largest fall of a level, as a share of what a walk spans if that is more than 1, that is none.
+        unexplained: Images without a walk.
+    """
+    asked, got, met = ([np.asarray(walk[place], dtype=float) for walk in walks] for place in range(3))
+    rising = [
+        bool((np.diff(row) >= -slack * max(1.0, float(np.ptp(levels)))).all())
+        for levels, row in zip(asked, got, strict=True)
+    ]
+    frames = pd.DataFrame(
         {
-            "level": wanted,
-            "mean": got.mean(axis=0),
-            "low": np.quantile(got, 0.05, axis=0),
-            "high": np.quantile(got, 0.95, axis=0),
-            "largest error": errors.max(axis=0),
-            "reached": reached,
-            "unreached": len(got) - reached,
-            "reached low": [share.low for share in shares],
-            "reached high": [share.high for share in shares],
+            "level": np.concatenate(asked).round(9),
+            "achieved": np.concatenate(got),
+            "reached": np.concatenate(met).astype(bool),
         }
     )
-    return Calibration(table, wilson_interval(int(rising.sum()), len(got)), len(got))
+    rows = [_level(float(level), of_level) for level, of_level in frames.groupby("level")]
+    return Calibration(pd.DataFrame(rows), wilson_interval(sum(rising), len(rising)), len(walks), unexplained)
+
+
+def _level(level: float, frames: pd.DataFrame) -> dict[str, float | int]:
+    """The row of one level."""
+    count, reached = len(frames), int(frames["reached"].sum())
+    finite = frames.loc[np.isfinite(frames["achieved"]), "achieved"].to_numpy()
+    share = wilson_interval(reached, count)
+    low, high = np.quantile(finite, [0.05, 0.95]).tolist() if len(finite) else (np.nan, np.nan)
+    return {
+        "level": level,
+        "walks": count,
+        "mean": float(finite.mean()) if len(finite) else np.nan,
+        "low": low,
+        "high": high,
+        "largest error": float(np.abs(finite - level).max()) if len(finite) else np.nan,
+        "reached": reached,
+        "unreached": count - reached,
+        "reached low": share.low,
+        "reached high": share.high,
+        "not finite": count - len(finite),
+    }

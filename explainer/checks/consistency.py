@@ -50,8 +50,8 @@ def reconstruction(
     ssim = metrics.ssim(rebuilt.clamp(0, 1), target.clamp(0, 1))[0]
     error = float(mse.mean())
     missed = mse / target[0].var(dim=(1, 2), correction=0).clamp_min(1e-9)
-    # A blank channel has no variance to miss; an error of 1 % of its range is not visible in it.
-    lost = (missed > thresholds.variance_missed) & (mse > 1e-4)
+    # A blank channel has no variance to miss, and an error that nobody sees in it is none.
+    lost = (missed > thresholds.variance_missed) & (mse > thresholds.blank)
     names = channel_names_of(generator)
     values: dict[str, float | str] = {"mse": error}
     for name, channel_mse, channel_ssim, share in zip(

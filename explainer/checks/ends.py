@@ -15,6 +15,9 @@ from explainer.walks.scene import Scene
 
 __all__ = ["Ends", "kept_share"]
 
+LEAST_CHANGE = 1e-3
+"""Change of a score that can be divided by."""
+
 
 @dataclass(frozen=True)
 class Ends:
@@ -117,5 +120,5 @@ def _moved(walked: Walked, position: int) -> bool:
     """Whether a frame is further from the image, in score, than a level may be off."""
     target, row = walked.target, walked.table.iloc[position]
     own = walked.original.level
-    away = abs(float(row["achieved"]) - own) > target.tolerance / 2
-    return away and abs(float(row["score"]) - walked.original.score) > 1e-3
+    away = abs(float(row["achieved"]) - own) > walked.thresholds.moved * target.tolerance
+    return away and abs(float(row["score"]) - walked.original.score) > LEAST_CHANGE

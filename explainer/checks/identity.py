@@ -9,13 +9,18 @@ centred on the mean of its reference images,
 images of one individual) and of *impostors* (two individuals) are stored with it: they say what .5 means.
 Without reference images an embedding is uncalibrated, which is what the check then says. Closeness in the
 generator's latent space is not identity.
+
+A frame passes if its cosine exceeds the critical value, if hardly any stranger does, and if the cosine is
+not below what nearly all genuine pairs have. Pairs of a few images depend on each other: what counts is how
+many of them share nobody. With fewer than 1 / p of these the share p of a tail cannot be told, and then the
+check decides nothing.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -62,6 +67,8 @@ class Identity:
         impostor: The same of pairs of different individuals.
         pairs: What the genuine pairs were, in words.
         size: (height, width) the embedding takes; None if any.
+        independent: How many genuine and how many impostor pairs there are that share nobody; None if that
+            is not known.
     """
 
     embedding: Embedding
@@ -70,7 +77,8 @@ class Identity:
     genuine: tuple[float, ...] = ()
     impostor: tuple[float, ...] = ()
     pairs: str = ""
-    size: tuple[int, int] | None = field(default=None)
+    size: tuple[int, int] | None = None
+    independent: tuple[int, int] | None = None
 
     @property
     def calibrated(self) -> bool:
@@ -108,13 +116,22 @@ class Identity:
         return torch.cosine_similarity(one, other, dim=1)
 
     def share_above(self, cosine: float, *, of: str = "impostor") -> float:
-        """Share of the genuine or impostor pairs that are more alike than a cosine.
+        """Share of the impostor pairs, at most, or of the genuine, at least, more alike than a cosine.
 
-        >>> Identity(torch.flatten, impostor=tuple(np.linspace(-1, 0.5, 101))).share_above(0.2)
-        0.2
+        Between two stored quantiles nothing is interpolated: of impostors the larger share is told, of
+        genuine pairs the smaller.
+
+        >>> identity = Identity(torch.flatten, impostor=tuple(np.linspace(-1, 0.5, 101)))
+        >>> identity.share_above(0.2), identity.share_above(0.201), identity.share_above(0.499)
+        (0.2, 0.2, 0.01)
         """
         quantiles = self.impostor if of == "impostor" else self.genuine
-        return round(float(1 - np.interp(cosine, quantiles, np.linspace(0, 1, len(quantiles)))), 6)
+        steps = len(quantiles) - 1
+        side: Literal["left", "right"] = "right" if of == "impostor" else "left"
+        below = int(np.searchsorted(quantiles, cosine + (1e-9 if of == "impostor" else -1e-9), side=side))
+        # Impostors: the largest quantile that is not above the cosine; genuine: the smallest not below it.
+        position = max(0, below - 1) if of == "impostor" else min(steps, below)
+        return round(1 - position / steps, 6)
 
 
 def calibrate_identity(
@@ -166,17 +183,29 @@ def calibrate_identity(
         copied = Identity(embedding, name, mean, size=size).features(copies)
         genuine = torch.cosine_similarity(centred, copied, dim=1).numpy()
         pairs = "augmented copies of one image"
+        apart = len(images)
         _, impostor = pair_cosines(centred, who, seed=seed)
     else:
-        genuine, impostor = pair_cosines(centred, np.asarray(individuals), seed=seed)
+        who = np.asarray(individuals)
+        genuine, impostor = pair_cosines(centred, who, seed=seed)
         pairs = "two images of one individual"
+        apart = int((np.unique(who, return_counts=True)[1] > 1).sum())
     if not len(genuine) or not len(impostor):
         raise OptionError(
             "individuals", "must hold two images of one of them, and two of them",
             received=f"{len(genuine)} genuine and {len(impostor)} impostor pairs",
             remedy="Pass more images, or leave individuals out.",
         )  # fmt: skip
-    return Identity(embedding, name, mean, cosine_quantiles(genuine), cosine_quantiles(impostor), pairs, size)
+    return Identity(
+        embedding,
+        name,
+        mean,
+        cosine_quantiles(genuine),
+        cosine_quantiles(impostor),
+        pairs,
+        size,
+        independent=(apart, len(np.unique(who)) // 2),
+    )
 
 
 def _require_images(argument: str, images: object) -> None:
@@ -261,6 +290,7 @@ def load_identity(name: str = "faces") -> Identity:
         network = EmbeddingNet(**entry["architecture"])
         network.load_state_dict(read_tensors(folder / entry["file"], entry["sha256"], "identity"))
         genuine, impostor, size = entry["genuine"], entry["impostor"], entry["size"]
+        apart = entry["validation"]["independent pairs"]
     except (KeyError, TypeError, RuntimeError) as error:
         raise ModelFileError(
             "identity", "has a card that does not describe its weights", received=name,
@@ -275,6 +305,7 @@ def load_identity(name: str = "faces") -> Identity:
         tuple(impostor),
         "two photographs of one person",
         (size[0], size[1]),
+        (apart[0], apart[1]),
     )
 
 
@@ -362,14 +393,44 @@ def _judged(cosine: float | None, identity: Identity, thresholds: Thresholds) ->
     }
     said = (
         f"Image and ends have a centred cosine of at least {cosine:.2f} ({identity.name}); above "
-        f"{critical:g} lie "
-        f"{genuine:.0%} of genuine pairs ({identity.pairs}) and {strangers:.1%} of strangers"
+        f"{critical:g} lie at least {genuine:.0%} of genuine pairs ({identity.pairs}) and at most "
+        f"{strangers:.1%} of strangers"
     )
     if strangers > thresholds.strangers:
         return Check("identity", "limit", f"{said}: too many for it to tell individuals apart.", values)
-    if cosine > critical:
-        return Check("identity", "pass", f"{said}.", values)
-    return Check("identity", "limit", f"{said}: the walk does not keep the individual.", values)
+    few_genuine, few_strangers = _too_few(identity, thresholds)
+    if identity.independent is not None:
+        values |= dict(
+            zip(("genuine pairs", "pairs of strangers"), map(float, identity.independent), strict=True)
+        )
+        if few_strangers:
+            return Check(
+                "identity",
+                "info",
+                f"{said}, of whom only {identity.independent[1]} pairs share nobody: too few to tell a share "
+                f"of {thresholds.strangers:.0%}, so it decides nothing.",
+                values,
+            )
+    if not cosine > critical:
+        return Check("identity", "limit", f"{said}: the walk does not keep the individual.", values)
+    usual = float(np.quantile(identity.genuine, thresholds.genuine))
+    if not few_genuine and cosine < usual:
+        return Check(
+            "identity",
+            "limit",
+            f"{said}: the cosine is below that of {1 - thresholds.genuine:.0%} of genuine pairs "
+            f"({usual:.2f}).",
+            values,
+        )
+    return Check("identity", "pass", f"{said}.", values)
+
+
+def _too_few(identity: Identity, thresholds: Thresholds) -> tuple[bool, bool]:
+    """Whether the tails of genuine pairs and of strangers cannot be told from so few pairs."""
+    if identity.independent is None:
+        return False, False
+    genuine, strangers = identity.independent
+    return genuine * thresholds.genuine < 1, strangers * thresholds.strangers < 1
 
 
 def _marks(name: str, quantiles: Sequence[float]) -> Mapping[str, float | str]:

@@ -10,7 +10,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,27 +19,29 @@ from scipy import stats
 from torch import Tensor
 
 from explainer.checks.base import UNMOVED, Check, Thresholds, status_above, status_below
+from explainer.checks.draws import image_seeds, normal_like
 from explainer.checks.ends import Ends
 from explainer.checks.walked import Walked
 from explainer.errors import OptionError
 from explainer.generators.base import Generator
+from explainer.image import resize
 from explainer.metrics import cluster_bootstrap
 from explainer.walks.scene import Scene
 
-__all__ = ["detail_swap", "jpeg", "noisy", "shifted", "stability"]
+__all__ = ["detail_swap", "jpeg", "noisy", "shifted", "stability", "swapped"]
 
-NOISE = 0.02
-COARSE = 0.5
-SPAN = 4.0
-QUALITY = 90
 FEWEST_PAIRED = 20
 MOST_PAIRED = 100
 SHIFTS = 2
+NOISES = 4
+"""One draw may by chance leave the score of a brittle classifier where it was."""
 
 
-def noisy(generator: Generator, images: Tensor, *, seed: int = 0) -> Tensor:
-    """Images with white noise of 2 % of each channel's own range."""
-    noise = NOISE * torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(images)
+def noisy(
+    generator: Generator, images: Tensor, seeds: Sequence[int], *, share: float = Thresholds.faint_noise
+) -> Tensor:
+    """Images with white noise, by default of 2 % of each channel's own range, that of each from its seed."""
+    noise = share * normal_like(images, seeds)
     return generator.denormalise(generator.normalise(images) + noise).clamp(0, 1)
 
 
@@ -49,7 +51,7 @@ def shifted(images: Tensor) -> Tensor:
     return torch.cat([moved[..., :1], moved[..., :-1]], dim=-1)
 
 
-def jpeg(generator: Generator, images: Tensor, *, quality: int = QUALITY) -> Tensor:
+def jpeg(generator: Generator, images: Tensor, *, quality: int = int(Thresholds.jpeg_quality)) -> Tensor:
     """Images written as JPEG and read again: RGB as such, other channels one by one in their own range."""
     raw = generator.normalise(images)
     # The range reaches as far as the pictures do: clipping would be another change than JPEG's.
@@ -76,18 +78,20 @@ def stability(walked: Sequence[Walked], ends: Ends, thresholds: Thresholds, *, s
         said = UNMOVED
         return [Check("stability", "info", said, {}) for _ in walked]
     moved_images = shifted(ends.images)
+    seeds = image_seeds(ends.images, seed=seed)
     changed = [
-        noisy(generator, ends.frames, seed=seed),
-        noisy(generator, ends.frames, seed=seed + 1),
-        jpeg(generator, ends.frames),
+        jpeg(generator, ends.frames, quality=int(thresholds.jpeg_quality)),
         shifted(ends.frames),
         moved_images,
     ]
-    noise, again, compressed, moved, moved_start = ends.score(torch.cat(changed)).split(count)
+    for draw in range(NOISES):
+        drawn = [each + draw for each in seeds]
+        changed.append(noisy(generator, ends.frames, drawn, share=thresholds.faint_noise))
+    compressed, moved, moved_start, *noise = ends.score(torch.cat(changed)).split(count)
     move = ends.scores - ends.start
-    scale = _scales(walked, ends)
+    scale = _scales(walked, ends, thresholds.stable_span)
     change = {
-        "noise": torch.maximum((noise - ends.scores).abs(), (again - ends.scores).abs()),
+        "noise": torch.stack([(each - ends.scores).abs() for each in noise]).amax(dim=0),
         "JPEG": (compressed - ends.scores).abs(),
         "shift": (moved - moved_start - move).abs(),
     }
@@ -97,7 +101,7 @@ def stability(walked: Sequence[Walked], ends: Ends, thresholds: Thresholds, *, s
     units = generator.normalise(ends.images)
     grain = (generator.normalise(moved_images) - units).square().mean(dim=(1, 2, 3))
     grain = grain / units.var(dim=(2, 3)).mean(dim=1).clamp_min(1e-9)
-    kept["shift"][(grain > COARSE).cpu()] = torch.nan
+    kept["shift"][(grain > thresholds.shift_coarse).cpu()] = torch.nan
     checks = []
     for image in range(len(walked)):
         mine = ends.image == image
@@ -109,7 +113,8 @@ def stability(walked: Sequence[Walked], ends: Ends, thresholds: Thresholds, *, s
         weakest = min(worst, key=lambda name: worst[name])
         status = status_below(worst[weakest], thresholds.stable_limit, thresholds.stable_fail)
         said = (
-            f"Under {_PHRASES[weakest]} the ends keep {max(0.0, worst[weakest]):.0%} of their change of score"
+            f"Under {_phrase(weakest, thresholds)} the ends keep {max(0.0, worst[weakest]):.0%} "
+            "of their change of score"
         )
         if status == "fail":
             said += ": the classifier is brittle, its answer hangs on what nobody can see"
@@ -118,7 +123,7 @@ def stability(walked: Sequence[Walked], ends: Ends, thresholds: Thresholds, *, s
     return checks
 
 
-def _scales(walked: Sequence[Walked], ends: Ends) -> Tensor:
+def _scales(walked: Sequence[Walked], ends: Ends, least: float) -> Tensor:
     """What a change of score is held against, ``(E,)``: the walk to the far end, but no more than its levels.
 
     A change as large as the stretch of the levels turns one end into the other, however far away the image
@@ -129,24 +134,53 @@ def _scales(walked: Sequence[Walked], ends: Ends) -> Tensor:
     for image, change in zip(ends.image.tolist(), moved.tolist(), strict=True):
         scales[image] = max(change, float(scales[image]))
     spans = torch.tensor([float(np.ptp(each.table["score"])) for each in walked], dtype=torch.float64)
-    return torch.minimum(scales, spans.clamp_min(SPAN))[ends.image]
+    return torch.minimum(scales, spans.clamp_min(least))[ends.image]
 
 
-_PHRASES = {
-    "noise": "noise of 2 % of the range",
-    "JPEG": f"JPEG of quality {QUALITY}",
-    "shift": "a shift of one pixel",
-}
+def _phrase(done: str, thresholds: Thresholds) -> str:
+    return {
+        "noise": f"noise of {100 * thresholds.faint_noise:g} % of the range",
+        "JPEG": f"JPEG of quality {int(thresholds.jpeg_quality)}",
+        "shift": "a shift of one pixel",
+    }[done]
+
+
+@torch.no_grad()
+def swapped(scene: Scene, codes: Tensor, givers: Tensor) -> Tensor:
+    """Images ``(M, C, H, W)`` with other codes ``(M, D)`` and all that their own code does not hold.
+
+    :math:`x_j + G(z_i) - G(z_j)`, without the gate of a walk's frames: between two images it would fade out
+    nearly all of the detail, and with it whatever the classifier may read there.
+
+    Args:
+        scene: The images.
+        codes: The codes to put in.
+        givers: Which images give the detail, ``(M,)``.
+    """
+    generator, images = scene.generator, scene.images[givers]
+    change = generator.decode(codes) - generator.decode(scene.z[givers])
+    if change.shape[-2:] == images.shape[-2:]:
+        return (images + change).clamp(0, 1)
+    top, left, height, width = scene.region
+    result = images.clone()
+    result[..., top : top + height, left : left + width] += resize(change, (height, width))
+    return result.clamp(0, 1)
 
 
 @torch.no_grad()
 def detail_swap(scene: Scene, thresholds: Thresholds, *, shifts: int = SHIFTS, seed: int = 0) -> Check:
-    """Correlation of the score of (code of i, detail of j) with the score of image j, over pairs.
+    r"""Does the score of (code of i, detail of j) follow image j in what j's ``bare`` does not say?
+
+    The plain correlation of :math:`s(x_j + G(z_i) - G(z_j))` with :math:`s(x_j)` is told. It also counts what
+    merely goes with the code, such as the sharp edges of a smile that the code holds as a blurred one. So
+    what is judged is the correlation with the part of :math:`s(x_j)` that a line through :math:`s(G(z_j))`
+    does not predict, all in ranks: near 0 where the code holds what the classifier reads, 1 where it holds
+    nothing of it.
 
     Every image gives its detail to ``shifts`` others. The interval resamples the givers as a whole.
 
     Args:
-        scene: At least 20 images, before any walk, with carried detail; a hundred of them are drawn.
+        scene: At least 20 images, before any walk; a hundred of them are drawn.
         thresholds: See :class:`Thresholds`.
         shifts: Receivers of each detail.
         seed: Of the pairing.
@@ -163,25 +197,26 @@ def detail_swap(scene: Scene, thresholds: Thresholds, *, shifts: int = SHIFTS, s
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:MOST_PAIRED]
     givers = order.repeat(shifts)
     takers = torch.cat([order.roll(shift) for shift in range(1, shifts + 1)])
-    score = scene.score(scene.z[takers], givers).double().cpu()
-    own = scene.score0.double().cpu()
-    pairs = np.stack([score.numpy(), own[givers].numpy()], axis=1)
-    if np.ptp(pairs[:, 0]) == 0 or np.ptp(pairs[:, 1]) == 0:
-        return Check("detail swap", "info", "Not measured: the classifier says the same of every image.", {})
+    parts = zip(takers.split(scene.batch_size), givers.split(scene.batch_size), strict=True)
+    score = _scores(scene, (swapped(scene, scene.z[some], owners) for some, owners in parts))
+    own = _scores(scene, scene.images[order].split(scene.batch_size))
+    bare = _scores(scene, _bare_at_full_size(scene, order))
+    finite = bool(np.isfinite(np.concatenate([score, own, bare])).all())
+    if not finite or np.ptp(score) == 0 or np.ptp(own) == 0:
+        why = "the classifier says the same of every image" if finite else "a score is not finite"
+        return Check("detail swap", "info", f"Not measured: {why}.", {})
     # Ranks: one saturated image would decide the correlation otherwise.
-    ranks = np.stack([stats.rankdata(column) for column in pairs.T], axis=1)
+    ranked, own_rank, bare_rank = (stats.rankdata(each) for each in (score, own, bare))
+    beyond = np.tile(_unpredicted(own_rank, bare_rank), shifts)
     interval = cluster_bootstrap(
-        ranks,
-        givers.numpy(),
-        statistic=lambda rows: float(np.corrcoef(rows.T)[0, 1]),
-        resamples=500,
-        seed=seed,
+        np.stack([ranked, beyond], axis=1), givers.numpy(), statistic=_correlation, resamples=500, seed=seed
     )
+    plain = _correlation(np.stack([ranked, np.tile(own_rank, shifts)], axis=1))
     status = status_above(interval.low, thresholds.swap_limit, thresholds.swap_fail)
     said = (
-        f"With one image's code and another's detail, the score follows the owner of the detail with a rank "
-        f"correlation of {interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}] over "
-        f"{len(pairs)} pairs"
+        "With one image's code and another's detail, the score follows what the code of the detail's owner "
+        f"leaves out with a rank correlation of {interval.estimate:.2f} "
+        f"[{interval.low:.2f}, {interval.high:.2f}] over {len(score)} pairs"
     )
     if status != "pass":
         said += ": the classifier reads what the code does not hold, which the walk cannot show"
@@ -189,6 +224,36 @@ def detail_swap(scene: Scene, thresholds: Thresholds, *, shifts: int = SHIFTS, s
         "correlation": interval.estimate,
         "low": interval.low,
         "high": interval.high,
-        "pairs": float(len(pairs)),
+        "correlation with the owner's score": plain,
+        "pairs": float(len(score)),
     }
     return Check("detail swap", status, f"{said}.", values)
+
+
+def _scores(scene: Scene, batches: Iterable[Tensor]) -> np.ndarray:
+    found = [scene.classifier.score(batch, scene.target).double().cpu() for batch in batches]
+    return torch.cat(found).numpy()
+
+
+def _bare_at_full_size(scene: Scene, rows: Tensor) -> Iterator[Tensor]:
+    """What the generator alone makes of some images, at their size; what it does not see stays."""
+    top, left, height, width = scene.region
+    for some in rows.split(scene.batch_size):
+        images = scene.images[some].clone()
+        bare = scene.generator.decode(scene.z[some])
+        images[..., top : top + height, left : left + width] = resize(bare, (height, width))
+        yield images.clamp(0, 1)
+
+
+def _unpredicted(values: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """What a line through ``by`` leaves of ``values``; exactly nothing where only rounding is left."""
+    design = np.stack([np.ones(len(by)), by], axis=1)
+    rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    return rest if rest.std() > 1e-6 * values.std() else np.zeros_like(rest)
+
+
+def _correlation(rows: np.ndarray) -> float:
+    """Of two columns; 0 where one of them says nothing."""
+    first, second = (rows - rows.mean(axis=0)).T
+    scale = float(np.sqrt((first @ first) * (second @ second)))
+    return float(first @ second) / scale if scale > 0 else 0.0

@@ -20,11 +20,11 @@ from explainer.errors import ClassifierError, OptionError
 from explainer.metrics import Interval, wilson_interval
 from explainer.walks.scene import Scene
 
-__all__ = ["Surrogate", "fit_surrogate", "surrogate_curve", "surrogate_sides"]
+__all__ = ["Surrogate", "fit_surrogate", "held_out", "surrogate_curve", "surrogate_sides"]
 
 JITTER = 0.5
 HELD_OUT = 0.15
-FEWEST = 100
+FEWEST, FEWEST_IMAGES = 100, 8
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Surrogate:
 
     Attributes:
         network: From images ``(N, C, H, W)`` at the generator's size to one logit.
-        faithful: Share of held-out samples on which it is on the classifier's side of .5.
+        faithful: Share of held-out samples, of images it has not seen, on which it is on the classifier's
+            side of .5; balanced over the sides.
         samples: Number of samples it was trained on.
     """
 
@@ -48,11 +49,15 @@ class Surrogate:
 
 
 @torch.no_grad()
-def surrogate_samples(scene: Scene, count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+def surrogate_samples(scene: Scene, count: int, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Images of a scene's generator that no walk has chosen, and the classifier's levels of them.
 
     Half are samples of the prior (of the codes' own mean and deviation), half are the scene's images, carried
     detail included, with their codes moved at random by half a deviation.
+
+    Returns:
+        Images ``(N, C, H, W)``, levels ``(N,)``, and of which image each was made ``(N,)``; -1 for a sample
+        of the prior.
     """
     generator, random = scene.generator, torch.Generator().manual_seed(seed)
     free = count // 2
@@ -68,7 +73,28 @@ def surrogate_samples(scene: Scene, count: int, *, seed: int = 0) -> tuple[Tenso
         delivered = scene.deliver(codes, members)
         parts.append(generator.resized(delivered))
         levels.append(scene.classifier.level(delivered, scene.target))
-    return torch.cat(parts).cpu(), torch.cat(levels).cpu()
+    return torch.cat(parts).cpu(), torch.cat(levels).cpu(), torch.cat([torch.full((free,), -1), rows])
+
+
+def held_out(owners: Tensor, *, seed: int = 0) -> Tensor:
+    """Which samples are set aside: all that were made of some images, and as large a share of the others.
+
+    Args:
+        owners: Which image each was made of ``(N,)``, -1 for none.
+        seed: Of the choice.
+
+    >>> owners = torch.tensor([-1] * 20 + [0, 1, 2, 3] * 5)
+    >>> aside = held_out(owners)
+    >>> sorted(set(owners[aside].tolist()) & set(owners[~aside].tolist()))  # of images: none in both
+    [-1]
+    """
+    random = torch.Generator().manual_seed(seed)
+    images = owners[owners >= 0].unique()
+    chosen = images[torch.randperm(len(images), generator=random)[: max(1, round(HELD_OUT * len(images)))]]
+    free = torch.nonzero(owners < 0)[:, 0]
+    aside = torch.isin(owners, chosen)
+    aside[free[torch.randperm(len(free), generator=random)[: round(HELD_OUT * len(free))]]] = True
+    return aside
 
 
 def fit_surrogate(
@@ -97,9 +123,14 @@ def fit_surrogate(
         raise OptionError(
             "samples", f"must be at least {FEWEST}", received=samples, remedy="2000 suit images of 64 pixels."
         )
-    images, levels = surrogate_samples(scene, samples, seed=seed)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    aside, training = order.split([round(HELD_OUT * samples), samples - round(HELD_OUT * samples)])
+    if len(scene.images) < FEWEST_IMAGES:
+        raise OptionError(
+            "scene", f"must hold at least {FEWEST_IMAGES} images: some are set aside",
+            received=len(scene.images), remedy="Pass more images, or leave the surrogate out.",
+        )  # fmt: skip
+    images, levels, owners = surrogate_samples(scene, samples, seed=seed)
+    kept_out = held_out(owners, seed=seed)
+    aside, training = torch.nonzero(kept_out)[:, 0], torch.nonzero(~kept_out)[:, 0]
     network, _ = fit_classifier(
         images[training],
         levels[training],

@@ -48,6 +48,8 @@ DECISIONS: dict[str, Decision] = {
     "composition": Decision("limits", "reconstructing again and again drifts away"),
     "identity": Decision("limits", "the walk does not keep the individual"),
     "random direction": Decision("limits", "any direction moves the score as much"),
+    "realism": Decision("limits", "as a set the frames are not distributed like real images"),
+    "equal moves": Decision("nothing", ""),
     "latent closeness": Decision("nothing", ""),
     "second network": Decision("nothing", "a network trained on labels need not follow the classifier"),
 }
@@ -68,8 +70,12 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def decide(checks: Sequence[Check]) -> Verdict:
+def decide(checks: Sequence[Check], *, of: str = "this explanation") -> Verdict:
     """The verdict of checks by the table; a check that is not in it counts as it says.
+
+    Args:
+        checks: Of one walk, or of a set of them.
+        of: What the verdict is of, in words.
 
     >>> decide([Check("a", "pass", "Fine."), Check("b", "limit", "Not quite.")]).status
     'limits'
@@ -90,7 +96,7 @@ def decide(checks: Sequence[Check]) -> Verdict:
     if failed:
         return Verdict(
             "distrust",
-            f"Do not trust this explanation: {'; '.join(_reasons(failed))}.",
+            f"Do not trust {of}: {'; '.join(_reasons(failed))}.",
             tuple(check.sentence for check in failed + limited),
         )
     unmoved = [check.name for check in known if check.sentence == UNMOVED]
@@ -100,11 +106,11 @@ def decide(checks: Sequence[Check]) -> Verdict:
         if unmoved:
             names.append("the walk did not move the score")
             reasons.append(f"The walk did not move the score; not measured: {', '.join(unmoved)}.")
-        said = f"Trust this explanation with limits: {', '.join(names)}."
+        said = f"Trust {of} with limits: {', '.join(names)}."
         return Verdict("limits", said, tuple(reasons))
     passed = sum(check.status == "pass" for check in checks)
     if not passed:
-        sentence = "Trust this explanation with limits: nothing was checked."
+        sentence = f"Trust {of} with limits: nothing was checked."
         return Verdict("limits", sentence, (sentence,))
     missing = [check.name for check in known if not check.measured]
     found = f"{passed} passed, {len(missing)} could not be measured ({', '.join(missing)})"

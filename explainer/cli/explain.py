@@ -99,6 +99,12 @@ def explain_images(
     fidelity: Annotated[
         bool, typer.Option("--fidelity", help="Replace pixels in the order of each map: is it true?")
     ] = False,
+    thorough: Annotated[
+        bool,
+        typer.Option(
+            "--thorough", help="Also make the checks that cost as much as the walk, and those of a set."
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -130,6 +136,7 @@ def explain_images(
             "levels": level or None,
             "saliency": names(saliency),
             "fidelity": fidelity,
+            "thorough": thorough,
             "seed": seed,
             "device": device,
             "progress": shows_progress(quiet),
@@ -179,13 +186,17 @@ def _explain_several(
     if out is not None:
         files = {"html": str(found.to_html(out / "index.html")), "explanations": str(out / "explanations")}
     summary = found.summary()
+    checked = found.checked
     if as_json:
         failed = [outcome.to_dict() for outcome in found.failed]
-        print_json({"summary": summary.to_dict(), "failed": failed, "files": files})
+        of_set = {} if checked is None else {"set": checked.record()}
+        print_json({"summary": summary.to_dict(), "failed": failed, **of_set, "files": files})
     else:
-        lines = [*summary.sentences(), *(f"{kind:<5}{path}" for kind, path in files.items())]
+        said = [] if checked is None else checked.sentences()
+        lines = [*summary.sentences(), *said, *(f"{kind:<5}{path}" for kind, path in files.items())]
         print_lines([escape(line) for line in lines])
-    if summary.failed or summary.verdicts["distrust"]:
+    distrusted = checked is not None and checked.verdict.status == "distrust"
+    if summary.failed or summary.verdicts["distrust"] or distrusted:
         raise typer.Exit(DISTRUSTED)
 
 

@@ -5,10 +5,11 @@ kilobytes instead of a plotting library.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-__all__ = ["LevelChart", "Marker", "level_chart", "nice_ticks"]
+__all__ = ["CalibrationChart", "LevelChart", "Marker", "calibration_chart", "level_chart", "nice_ticks"]
 
 SIZE, LEFT, RIGHT, TOP, BOTTOM = 420.0, 58.0, 14.0, 14.0, 52.0
 
@@ -117,3 +118,49 @@ def level_chart(
         markers=markers,
         original=down(original) if math.isfinite(original) else None,
     )
+
+
+@dataclass(frozen=True)
+class CalibrationChart:
+    """Levels of a set of walks: the plot of their means, and bars from 5 to 95 % of what was achieved.
+
+    Args:
+        levels: The plot; a marker that is not reached stands for a level that some walks missed.
+        bars: Place along x, and upper and lower end along y.
+    """
+
+    levels: LevelChart
+    bars: list[tuple[float, float, float]]
+
+
+def calibration_chart(rows: Sequence[Mapping[str, Any]], *, tolerance: float | None) -> CalibrationChart:
+    """Lays out the plot of a set.
+
+    Args:
+        rows: One per level, with "level", "mean", "low", "high", "walks" and "unreached"; levels at which
+            nothing finite was achieved are left out.
+        tolerance: Half-width of the band in which a level counts as reached, or None for no band.
+
+    >>> row = {"level": 0.5, "mean": 0.5, "low": 0.0, "high": 1.0, "walks": 4, "unreached": 1}
+    >>> calibration_chart([row], tolerance=None).bars
+    [(232.0, 14.0, 368.0)]
+    """
+    shown = [row for row in rows if all(math.isfinite(row[key]) for key in ("mean", "low", "high"))]
+    whole = level_chart(
+        [row["level"] for row in shown] * 3,
+        [row[key] for key in ("mean", "high", "low") for row in shown],
+        [not row["unreached"] for row in shown] * 3,
+        original=math.nan, tolerance=tolerance,
+    )  # fmt: skip
+    count = len(shown)
+    means = [
+        replace(
+            marker,
+            label=f"asked {row['level']:.4g}, achieved {row['mean']:.4g} on average, "
+            f"missed by {row['unreached']} of {row['walks']} walks",
+        )
+        for marker, row in zip(whole.markers[:count], shown, strict=True)
+    ]
+    ends = zip(whole.markers[count : 2 * count], whole.markers[2 * count :], strict=True)
+    bars = [(high.x, high.y, low.y) for high, low in ends]
+    return CalibrationChart(replace(whole, markers=means), bars)

@@ -28,7 +28,7 @@ from explainer.report.panels import (
 )
 from explainer.report.strip import format_level
 
-__all__ = ["difference_figure", "levels_figure", "slider_figure", "strip_figure"]
+__all__ = ["calibration_figure", "difference_figure", "levels_figure", "slider_figure", "strip_figure"]
 
 REACHED, MISSED, INK = "#1f6fb2", "#b34700", "#3b4250"
 
@@ -225,6 +225,48 @@ def levels_figure(
     word = _safe(level_word)
     figure.update_xaxes(title=f"asked: {word}")
     figure.update_yaxes(title=f"achieved: {word}")
+    return figure
+
+
+def calibration_figure(
+    rows: Sequence[Mapping[str, Any]], *, tolerance: float | None = 0.02, level_word: str = "level"
+) -> go.Figure:
+    """Levels asked for against levels achieved over a set of walks: mean, 5 to 95 % of them, and the missed.
+
+    Args:
+        rows: One per level, with "level", "mean", "low", "high", "walks" and "unreached".
+        tolerance: Half-width of the band in which a level counts as reached, or None for no band.
+        level_word: What a level is.
+
+    Raises:
+        OptionError: If there are no rows.
+
+    >>> row = {"level": .9, "mean": .9, "low": .89, "high": .91, "walks": 10, "unreached": 2}
+    >>> calibration_figure([row]).data[-1].text
+    ('2 of 10 missed',)
+    """
+    if not len(rows):
+        raise OptionError(
+            "rows", "must hold at least one level", received="none", remedy="Pass the table of a calibration."
+        )
+    frames = [{"level": row["level"], "achieved": row["mean"], "reached": True} for row in rows]
+    figure = levels_figure(frames, tolerance=tolerance, level_word=level_word)
+    means = figure.data[-1]
+    means.name = "mean"
+    means.error_y = {
+        "type": "data", "symmetric": False, "thickness": 1.4, "color": REACHED,
+        "array": [row["high"] - row["mean"] for row in rows],
+        "arrayminus": [row["mean"] - row["low"] for row in rows],
+    }  # fmt: skip
+    means.hovertext = [f"{row['walks']} walks, {row['unreached']} missed" for row in rows]
+    missed = [row for row in rows if row["unreached"]]
+    if missed:
+        figure.add_scatter(
+            x=[row["level"] for row in missed], y=[row["level"] for row in missed],
+            text=[f"{row['unreached']} of {row['walks']} missed" for row in missed],
+            mode="markers+text", textposition="bottom right", name="levels that walks missed",
+            marker={"symbol": "x", "color": MISSED, "size": 10}, textfont={"color": MISSED},
+        )  # fmt: skip
     return figure
 
 

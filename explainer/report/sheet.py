@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from explainer.report.charts import calibration_chart
 from explainer.report.document import own_version, render_page
 from explainer.report.panels import data_uri, display_ranges, image_panels, side_by_side
 from explainer.report.strip import format_level
@@ -25,6 +26,8 @@ def render_sheet(data: Mapping[str, Any]) -> str:
     Args:
         data: "sentences" (the summary), "verdicts" (images by verdict), "images", "complete",
             "failed" (index, name, kind, sentence) and "failed_count",
+            "calibration" (its rows, or None) and "tolerance" (of a level, or None),
+            "checked" (what the checks of the set found, or None),
             "explained" (index, name, target, status, sentence, outcome, original, frames, channel_names,
             tolerance) and "explained_count".
 
@@ -38,6 +41,9 @@ def render_sheet(data: Mapping[str, Any]) -> str:
             "title": f"{data['images']:,} images explained",
             "package_version": own_version(),
             "explained": [_strip(each) for each in data["explained"]],
+            "chart": calibration_chart(data["calibration"], tolerance=data["tolerance"])
+            if data["calibration"]
+            else None,
         },
     )
 

@@ -370,6 +370,7 @@ def _identity_metrics(
     return genuine, impostor, {
         "n": len(images),
         "people": int(rows["person"].nunique()),
+        "independent pairs": [int((rows["person"].value_counts() > 1).sum()), rows["person"].nunique() // 2],
         "genuine pairs": len(genuine),
         "impostor pairs": len(impostor),
         "auc": round(auc(labels, np.concatenate([genuine, impostor])), 5) if len(genuine) else None,
