@@ -67,7 +67,7 @@ class Weights:
     spread: float = 10.0
     moved: float = 1.0
     apart: float = 0.1
-    kept: float = 0.5
+    kept: float = 2.0
 
 
 def guide(
