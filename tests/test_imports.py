@@ -13,8 +13,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # A module imports only from entries before its own; inside a folder from left to right.
 ORDER = """
-    errors storage image_files image image_sets image_stream drawing synthetic metrics counterfactual
-    frozen preprocessing target misuse estimators onnx_session exported_program classifier convnet
+    errors storage dicom_files image_files image image_sets image_stream drawing synthetic metrics
+    counterfactual frozen preprocessing target misuse estimators onnx_session exported_program classifier
+    convnet
     generators.base generators.networks generators.linear generators.objectives generators.sampler
     generators.feed generators.perception generators.sample_quality generators.health generators.loop
     generators.training generators.vae generators.infomax generators.two_stage generators.clustering
@@ -44,6 +45,7 @@ FORBIDDEN = {"torchvision", "pickle"}
 # Packages of the extras and of notebooks: imported inside the function that needs them.
 OPTIONAL = {
     "IPython",
+    "pydicom",
     "dlib",
     "face_recognition_models",
     "onnx",
