@@ -1,16 +1,22 @@
 r"""The amortised walk: a small network learns the moves, so a frame costs one forward pass.
 
 The trained exaggerator of Singla et al. 2020 (arXiv 1911.00483), with a frozen generator in place of a
-conditional GAN. The head ``g(z, s)`` of :mod:`explainer.walks.head` is trained on delivered images with
+conditional GAN. The head :math:`g` of :mod:`explainer.walks.head` is asked twice: from the image's code for
+its *anchor*, the point of score 0, where the classifier's score and slope are computed, and from there, one
+pass a frame, for every level; a level nearer to the image's own score is asked for from its own code. So an
+image costs two gradients, and its frames one pass each.
 
-.. math:: \mathrm{BCE}(s(z'), p) + .02\, \|z' - z\|^2 + \|g(z', s_0) - z\|^2 / D + \|g(z, s_0) - z\|^2
+It is trained on delivered images with
+
+.. math:: \mathrm{BCE}(s(z'), p) + .02\, \|z' - z\|^2 + \|g(z', s_a) - a\|^2 / D + \|g(a, s_a) - a\|^2
           + .5\, \|z' - z^*\|^2
 
-for levels p drawn at random: compatibility with the classifier, small moves, walking back (self-consistency),
-and staying where nothing is asked, which is 0 by the head's form. The last term is not the paper's:
-:math:`z^*` is the point nearest to ``z`` on the level set that is wanted, linearised at ``z'`` (the step of
-:mod:`explainer.walks.stepping`). The gradient of the score, which the first term needs anyway, so teaches
-all dimensions of the move. A regression has the squared error of its score in place of the first term.
+for moves from ``a`` (an image's code ``z`` or its anchor) to levels p drawn at random: compatibility with
+the classifier, small moves, walking back (self-consistency), and staying where nothing is asked, which is 0
+by the head's form. The last term is not the paper's: :math:`z^*` is the point nearest to ``z`` on the level
+set that is wanted, linearised at ``z'`` (the step of :mod:`explainer.walks.stepping`). The gradient of the
+score, which the first term needs anyway, so teaches all dimensions of the move. A regression has the squared
+error of its score in place of the first term.
 
 Decoder and classifier are what costs. So every point at which they were asked is kept with its score and
 slope, and the head learns from all of them again and again: asked for the score that was found there, the
@@ -53,6 +59,17 @@ _LESSONS = 10  # updates of the head for each batch the classifier is asked abou
 _LESSON = 224  # earlier points in each of them
 _MOST_DRAWS = 8  # rounds of asking for more than the wanted score
 _GROWTH = 1.25
+
+
+class Points(NamedTuple):
+    """Codes ``(M, D)`` with their scores ``(M,)`` and the scores' slopes ``(M, D)``."""
+
+    codes: Tensor
+    scores: Tensor
+    slopes: Tensor
+
+    def of(self, rows: Tensor) -> "Points":
+        return Points(*(each[rows] for each in self))
 
 
 class ConditionalWalk(Walk):
@@ -135,14 +152,34 @@ class ConditionalWalk(Walk):
 
     # -- the walk ------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def codes(self, scene: Scene, rows: Tensor, wanted: Tensor) -> Tensor:
-        """The head's codes ``(M, D)`` of the images ``rows`` for wanted scores ``(M,)``: one pass."""
+    def anchors(self, scene: Scene) -> Points:
+        """Where the head takes the scene's images to have score 0, and what the classifier says there."""
         self._require(scene)
-        z = scene.z[rows]
-        return z + self.head.to(z)(z, scene.score0[rows], wanted.to(z))
+        starts = Points(scene.z, scene.score0, scene.slope0)
+        with torch.no_grad():
+            codes = scene.z + self.head.to(scene.z)(*starts, torch.zeros_like(scene.score0))
+        return Points(codes, *scene.score_and_gradient(codes, torch.arange(len(codes))))
+
+    @torch.no_grad()
+    def codes(self, scene: Scene, rows: Tensor, wanted: Tensor, anchors: Points | None = None) -> Tensor:
+        """The head's codes ``(M, D)`` of the images ``rows`` for wanted scores ``(M,)``: one pass.
+
+        ``anchors`` are those of the scene, where they are known.
+        """
+        anchor = (anchors or self.anchors(scene)).of(rows)
+        start = Points(scene.z, scene.score0, scene.slope0).of(rows)
+        wanted = wanted.to(scene.z)
+        near = (wanted - start.scores).abs() < (wanted - anchor.scores).abs()
+        near |= ~(anchor.scores.isfinite() & anchor.slopes.isfinite().all(dim=1))
+        begin = Points(
+            torch.where(near[:, None], start.codes, anchor.codes),
+            torch.where(near, start.scores, anchor.scores),
+            torch.where(near[:, None], start.slopes, anchor.slopes),
+        )
+        return begin.codes + self.head.to(scene.z)(*begin, wanted)
 
     def lanes(self, scene: Scene, goals: Goals, wanted: Tensor) -> Lanes:
+        anchors = self.anchors(scene)
         lanes: Lanes = {
             key: Lane(
                 [scene.z[key[0]]], [float(scene.score0[key[0]])], [torch.full_like(scene.z[0], torch.nan)]
@@ -155,7 +192,7 @@ class ConditionalWalk(Walk):
             for want in (wanted.tolist() if key[1] > 0 else wanted.flip(0).tolist())
             if key[1] * (want - lane.scores[0]) > 0
         ]
-        self._follow(scene, lanes, asked, stretch=1.0)
+        self._follow(scene, anchors, lanes, asked, stretch=1.0)
         request = dict(goals)
         stretch = 1.0
         for number in range(_MOST_DRAWS):
@@ -167,20 +204,26 @@ class ConditionalWalk(Walk):
                 request[key] += 1.2 * missing + 0.2 * key[1] if math.isfinite(missing) else 0.0
             # Asking for more may not help a head that was never asked for so much: then go on straight.
             stretch *= _GROWTH if number >= _MOST_DRAWS // 2 else 1.0
-            self._follow(scene, lanes, [(key, request[key]) for key in short], stretch=stretch)
+            self._follow(scene, anchors, lanes, [(key, request[key]) for key in short], stretch=stretch)
         missed = {k: goal for k, goal in goals.items() if k[1] * (lanes[k].scores[-1] - goal) < 0}
-        for key in missed:
-            lanes[key].stopped = "the trained head's path ended"
-        if missed and scene.classifier.differentiable:
+        if missed:
             lanes.update(GradientWalk().lanes(scene, missed, wanted))
         return lanes
 
     def _follow(
-        self, scene: Scene, lanes: Lanes, asked: list[tuple[tuple[int, int], float]], *, stretch: float
+        self,
+        scene: Scene,
+        anchors: Points,
+        lanes: Lanes,
+        asked: list[tuple[tuple[int, int], float]],
+        *,
+        stretch: float,
     ) -> None:
         """Points of the head's paths, added to their lanes where they go on."""
         rows = torch.tensor([image for (image, _), _ in asked])
-        codes = self.codes(scene, rows, torch.tensor([want for _, want in asked], dtype=torch.float64))
+        codes = self.codes(
+            scene, rows, torch.tensor([want for _, want in asked], dtype=torch.float64), anchors
+        )
         codes = scene.z[rows] + stretch * (codes - scene.z[rows])
         scores = scene.score(codes, rows).tolist()
         for (key, _), code, score in zip(asked, codes, scores, strict=True):
@@ -188,6 +231,7 @@ class ConditionalWalk(Walk):
                 lanes[key].add(code, score)
 
     def _require(self, scene: Scene) -> None:
+        require_gradient(scene, self.name)
         if scene.z.shape[1] != self.head.latent_dim or scene.generator.fingerprint != self.generator:
             raise OptionError(
                 "walk",
@@ -217,7 +261,7 @@ class ConditionalWalk(Walk):
             write_json(
                 place / CARD,
                 {
-                    "format": 1,
+                    "format": 2,
                     "walk": self.name,
                     "latent_dim": self.head.latent_dim,
                     "width": self.head.width,
@@ -238,6 +282,8 @@ class ConditionalWalk(Walk):
         place = Path(folder)
         card = read_json(place / CARD, "walk")
         try:
+            if card["format"] != 2:
+                raise ValueError(f"its format is {card['format']}, not 2")
             head = Head(int(card["latent_dim"]), int(card["width"]))
             target = dict(card["target"])
             quartiles = target.pop("quartiles")
@@ -255,13 +301,18 @@ class ConditionalWalk(Walk):
 def _train(head: Head, scene: Scene, steps: int, batch_size: int, learning_rate: float, seed: int) -> float:
     """Train in place; returns the mean loss of the last tenth of the steps."""
     random = torch.Generator().manual_seed(seed)
-    usable = scene.score0.isfinite().nonzero().flatten().cpu()
+    starts = Points(scene.z, scene.score0, scene.slope0)
+    usable = (starts.scores.isfinite() & starts.slopes.isfinite().all(dim=1)).nonzero().flatten().cpu()
+    if not len(usable):
+        raise TrainingError(
+            "classifier",
+            "has no finite gradient on these images, so there is nothing to learn from",
+            received=f"{len(scene.z)} images",
+            remedy="Check its outputs on these images.",
+        )
     head.mean.copy_(scene.z.mean(dim=0))
     head.std.copy_(scene.z.std(dim=0, correction=0).clamp_min(1e-3))
-    probes = usable[torch.randperm(len(usable), generator=random)[: 2 * batch_size]]
-    slopes = scene.score_and_gradient(scene.z[probes], probes)[1]
-    mean = slopes[slopes.isfinite().all(dim=1)].sum(dim=0) / max(1, len(probes))
-    head.direction.copy_(mean / mean.square().sum().clamp_min(1e-12))
+    head.steepness.copy_(starts.slopes[usable].square().sum(dim=1).median().clamp_min(1e-12))
     trained = list(head.parameters())
     optimiser = torch.optim.Adam(trained, lr=learning_rate)
     is_value = scene.target.measure == "value"
@@ -270,15 +321,21 @@ def _train(head: Head, scene: Scene, steps: int, batch_size: int, learning_rate:
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
-        rows = usable[torch.randint(len(usable), (min(batch_size, len(usable)),), generator=random)]
-        share = torch.rand(len(rows), generator=random)
-        wanted = (3 * share - 1.5 if is_value else torch.logit(0.03 + 0.94 * share)).to(scene.z)
+        if step % 2 == 0 or not known:  # to the anchors, or near them
+            rows = usable[torch.randint(len(usable), (min(batch_size, len(usable)),), generator=random)]
+            begin = starts.of(rows)
+            wanted = torch.randn(len(rows), generator=random).to(scene.z) / 2
+        else:  # from there to the levels
+            rows, begin = known[-1].rows, Points(known[-1].moved, known[-1].score, known[-1].slope)
+            share = torch.rand(len(rows), generator=random)
+            wanted = (3 * share - 1.5 if is_value else torch.logit(0.03 + 0.94 * share)).to(scene.z)
         with torch.no_grad():
-            moved = scene.z[rows] + head(scene.z[rows], scene.score0[rows], wanted)
+            moved = begin.codes + head(*begin, wanted)
         score, slope = scene.score_and_gradient(moved, rows)
         usual = (score.isfinite() & slope.isfinite().all(dim=1)).nonzero().flatten()
         if len(usual):
-            known.append(_Seen(rows[usual.cpu()], moved[usual], score[usual], slope[usual], wanted[usual]))
+            seen = (*begin, moved, score, slope, wanted)
+            known.append(_Seen(rows[usual.cpu()], *(each[usual] for each in seen)))
         if not known:
             continue
         past = _Seen(*(torch.cat(each) for each in zip(*known, strict=True)))
@@ -308,9 +365,14 @@ def _train(head: Head, scene: Scene, steps: int, batch_size: int, learning_rate:
 
 
 class _Seen(NamedTuple):
-    """Where the classifier was asked: images ``rows``, codes, scores, slopes, and the scores wanted there."""
+    """Where the classifier was asked: images ``rows``, codes, scores and slopes before the move and after it,
+    and the scores that were wanted.
+    """
 
     rows: Tensor
+    begin: Tensor
+    own: Tensor
+    begin_slope: Tensor
     moved: Tensor
     score: Tensor
     slope: Tensor
@@ -319,9 +381,9 @@ class _Seen(NamedTuple):
 
 def _loss(head: Head, scene: Scene, seen: _Seen, is_value: bool) -> Tensor:
     """The formula of the module, with the score linearised where it was seen."""
-    z, own = scene.z[seen.rows], scene.score0[seen.rows]
+    z = scene.z[seen.rows]
     with torch.enable_grad():
-        moved = z + head(z, own, seen.wanted)
+        moved = seen.begin + head(seen.begin, seen.own, seen.begin_slope, seen.wanted)
         aside = moved - seen.moved
         score = seen.score + (aside * seen.slope).sum(dim=1)
         trust = torch.exp(-aside.detach().square().sum(dim=1))
@@ -333,12 +395,12 @@ def _loss(head: Head, scene: Scene, seen: _Seen, is_value: bool) -> Tensor:
             )
         )
         nearest = _nearest(z, moved.detach(), seen.wanted - score.detach(), seen.slope)
-        back = moved + head(moved, score.detach(), own)
+        back = moved + head(moved, score.detach(), seen.slope, seen.own)
         each = (
             compatible
             + _SHORT_MOVES * (moved - z).square().sum(dim=1)
             + _NEAREST * (moved - nearest).square().sum(dim=1)
-            + (back - z).square().sum(dim=1) / z.shape[1]
+            + (back - seen.begin).square().sum(dim=1) / z.shape[1]
         )
         return (trust * each).mean()
 

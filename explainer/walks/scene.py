@@ -1,6 +1,7 @@
 """What a walk sees: codes in, delivered images and their scores out."""
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,11 @@ class Scene:
             self.z = generator.encode(self.small)
             self.detail = generator.detail(self.small, self.z, strength)
         self.score0 = self.score(self.z, torch.arange(len(images)))
+
+    @cached_property
+    def slope0(self) -> Tensor:
+        """Gradients ``(N, D)`` of the scores before any move; computed when first asked for."""
+        return self.score_and_gradient(self.z, torch.arange(len(self.images)))[1]
 
     def deliver(self, z: Tensor, rows: Tensor) -> Tensor:
         """Delivered images ``(M, C, H, W)`` of codes ``(M, D)`` that belong to the images ``rows``."""
