@@ -7,6 +7,7 @@ imports only from entries before it in this list::
 
     errors.py       ExplainerError and its kinds: argument, value received, remedy
     storage.py      files never half-written, and never read unchecked
+    dicom_files.py  DICOM: the pixels of one image, on the scale of their bits or in their unit
     image_files.py  image files decoded at their full depth; which axis is the channels
     image.py        path, PIL, array or tensor to image; folders and tables of images; ranges
     image_sets.py   folders, archives and tables of images at one size, kept in 8 or 16 bits
