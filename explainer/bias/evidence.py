@@ -18,7 +18,7 @@ from explainer.bias.paths import forward_paths, reverse_paths
 from explainer.bias.pictures import ROOM, Strip, choose, keep_strips
 from explainer.bias.subgroups import observe
 from explainer.bias.verdict import AuditThresholds, Gate, Verdict, gates, weakest
-from explainer.bias.walking import Crossing, Watched, cross, cross_oracle, straight_direction, watch
+from explainer.bias.walking import Crossing, Watched, cross, cross_oracle, typical_difference, watch
 from explainer.checks.base import Thresholds
 from explainer.checks.robustness import FEWEST_PAIRED, detail_swap
 from explainer.classifier import Classifier
@@ -31,7 +31,7 @@ __all__ = ["Evidence", "Table"]
 ATTRIBUTED = 64
 """Walks that are attributed to the named axes of the generator."""
 
-REVERSED = 200
+REVERSED = 300
 """Walks of an oracle, and swaps of details, are made for at most this many of the audited images."""
 EXAMPLES = 3
 """Pictures that are kept of each cluster of walks."""
@@ -86,11 +86,12 @@ class Evidence:
         scores, bare_scores = (scores_of(self.oracles, some, rows) for some in (small, bare))
         self.original = 1 / (1 + np.exp(-scores))
         self.quality = [self._quality(number, scores, bare_scores) for number in range(len(asked))]
+        witness = None
         if unbiased is None:
             self.reference = cross_oracle(generator, own, None, walked, rows)
         else:
-            wanted = unbiased.target(target.index, walked[:1])
-            self.reference = cross(generator, unbiased, wanted, walked, rows, levels=(0.1, 0.9))
+            witness = unbiased, unbiased.target(target.index, walked[:1])
+            self.reference = cross(generator, *witness, walked, rows, levels=(0.1, 0.9))
         self.beside = watch(generator, self.reference, self.oracles, seed=seed)
         self.place = {row: position for position, row in enumerate(self.reference.rows.tolist())}
         self.names = list(models)
@@ -100,8 +101,8 @@ class Evidence:
             codes = torch.cat([generator.encode(part) for part in small.split(256)])
         self.back = [
             cross_oracle(
-                generator, oracle, own, walked[: len(fewer)], fewer, watched=watched,
-                straight=straight_direction(codes, question.values[rows], truth[rows]),
+                generator, oracle, own, walked[: len(fewer)], fewer, watched=watched, witness=witness,
+                difference=typical_difference(codes, question.values[rows], truth[rows]),
             )
             for oracle, question in zip(self.oracles[:-1], asked, strict=True)
         ]  # fmt: skip
@@ -195,7 +196,7 @@ class Evidence:
             oracle_path=seen.path[number, done], classifier_path=crossing.levels[done],
             reference=(
                 self.reference.crossed[places], self.beside.start[number, places],
-                self.beside.end[number, places],
+                self.beside.end[number, places], self.reference.direction[places],
             ),
             groups=self.people[crossing.rows[done]], margin=self.limits.present, alpha=self.alpha,
         )  # fmt: skip
@@ -230,7 +231,9 @@ class Evidence:
         if done.sum() < 2:
             return None, expressed, {}
         paths = reverse_paths(back, which, done, self.people, self.alpha)
+        beside = (back.after[-2] - back.before[-2])[done]
         return reverse(
+            beside=None if np.isnan(beside).any() else beside,
             before=back.before[which, done], after=back.after[which, done], direction=back.direction[done],
             held_before=back.before[-1, done], held_after=back.after[-1, done],
             groups=self.people[back.rows[done]], margin=self.limits.present, alpha=self.alpha,

@@ -187,6 +187,8 @@ class BiasReport:
                 }  # fmt: skip
             if finding.reverse is not None:
                 effects["reverse"] = finding.reverse.moved
+                if finding.reverse.over_reference is not None:
+                    effects["reverse over reference"] = finding.reverse.over_reference
             for name, effect in effects.items():
                 row |= {
                     name: effect.value, f"{name} low": effect.low, f"{name} high": effect.high,
