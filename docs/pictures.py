@@ -1,6 +1,6 @@
 """Draws ``docs/images/detail.png``: what carried detail does to the astronaut's smile.
 
-    python docs/pictures.py
+python docs/pictures.py
 """
 
 from pathlib import Path
