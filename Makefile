@@ -49,5 +49,5 @@ docs-quick: $(VENV)/.documenting
 	$(VENV)/bin/python -m sphinx -W --keep-going -q -b html docs site
 
 clean:
-	rm -rf $(VENV) build dist demo site docs/notebooks docs/zoo .pytest_cache .mypy_cache .ruff_cache .coverage *.egg-info
+	rm -rf $(VENV) build dist demo site docs/notebooks docs/zoo jupyter_execute .pytest_cache .mypy_cache .ruff_cache .coverage *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
