@@ -23,6 +23,7 @@ the walks that crossed; empty where the generator has no named axes.
 An effect is an object: value, low, high, n, groups, p, margin. What is not a finite number is null.
 """
 
+import html
 import json
 import math
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ from explainer.bias.subgroups import Observed
 from explainer.bias.verdict import AuditThresholds, Gate, Verdict
 from explainer.errors import OutputError
 from explainer.report.bias_page import finding_columns, write_bias
+from explainer.report.compact import compact_table, compact_verdict
 from explainer.report.spreadsheet import csv_text
 
 __all__ = ["SCHEMA", "BiasReport", "Comparison", "Finding", "Group"]
@@ -146,6 +148,17 @@ class BiasReport:
         counts = pd.Series([finding.verdict.status for finding in self.findings]).value_counts()
         said = ", ".join(f"{count} {status}" for status, count in counts.items())
         return f"BiasReport({said})"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: a verdict and a sentence for each question, and what could not be asked."""
+        rows = [
+            (html.escape(f"{finding.attribute} ({finding.target}, {finding.classifier})"),
+             compact_verdict(finding.verdict.status), html.escape(finding.verdict.sentence))
+            for finding in self.findings
+        ]  # fmt: skip
+        said = [*self.warnings.values(), *self.skipped]
+        notes = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in said if sentence)
+        return f"<div>{compact_table(('question', 'verdict', 'why'), rows)}<ul>{notes}</ul></div>"
 
     def of_status(self, status: str) -> tuple[Finding, ...]:
         """The findings of a verdict: ``"confounded"``, ``"not detected"`` or ``"insufficient"``."""
