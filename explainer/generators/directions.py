@@ -146,7 +146,7 @@ def find_axes(
             known_of |= dict(zip(("measure", "quality", "count"), held[name], strict=True))
         if said:
             known_of |= {"low": said[-1].low or axis.low, "high": said[-1].high or axis.high}
-        line = {"slope": slope or axis.slope, "offset": offset or axis.offset}
+        line: dict[str, Any] = {"slope": slope or axis.slope, "offset": offset or axis.offset}
         axes.append(replace(axis, span=(low, median, high), **line, **known_of))
     return NamedAxes(tuple(axes), torch.from_numpy(origin).float(), torch.from_numpy(directions).float())
 
