@@ -52,6 +52,8 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
         ("stage 1 SSIM", ("reconstruction", "stage 1", "SSIM grey"), ">=", 0.9),
     ],
     "checks": [
+        ("broken set-ups not distrusted for the right reason, of 14", ("set-ups", "broken set-ups missed"),
+         "<=", 0),
         ("sound set-ups distrusted, of 60", ("set-ups", "sound set-ups distrusted"), "<=", 0),
         ("faces/identity: AUC on test people", ("ours", "auc, all pairs"), ">=", 0.9),
         ("faces/identity: strangers above .5", ("ours", "strangers above .5"), "<=", 0.02),
