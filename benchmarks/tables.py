@@ -127,7 +127,8 @@ MISSED = {
         "asked was 35-65 %; towards .05 it rises in most, so these four classifiers lean one way; random "
         "directions raise it in half, so the generator does not; cause not found",
     ("checks", "walk back: L1 over the walk's own"):
-        "where the walk changes the image its carried detail fades out, and the far end no longer holds it",
+        "where the walk changes the image its carried detail fades out, and the far end no longer holds it; "
+        "with the original's detail the same codes come back to .35",
     ("fidelity", "time of Quantus' one curve over that of our three, 20 steps"):
         "most of our time is the classifier's own passes, one for each step, which Quantus makes too",
     ("fidelity", "cells: of 8 comparisons with random order and another image's map, not won"):
