@@ -9,12 +9,15 @@ level: on them PI must rise about as often as it falls.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import record
 import torch
+from scipy.stats import binomtest
+from scipy.stats import t as student_t
 from torch import Tensor
 from zoo_walk import reconstruction, share, walked
 
@@ -31,7 +34,8 @@ LEVELS = require_levels([0.05, 0.1, 0.5, 0.9, 0.95])
 FULL = 65535
 PI = CHANNELS.index("PI (DNA)")
 MIDDLE = 257_000
-PERMUTATIONS = 4
+PERMUTATIONS = 16
+PERMUTED_CELLS = 9  # every ninth: what is drawn are permutations, their cells agree with one another
 PERMUTED_STEPS = 200
 
 
@@ -113,8 +117,10 @@ def permuted(
     """Classifiers of permuted labels: in how many walks does PI rise?
 
     The temperature that calibrates them (their labels hold nothing, so it is as large as it may be) is taken
-    back: with it no level but the middle exists. Exchanging the two classes of permuted labels gives labels
-    that are permuted just as well, so a rise towards .05 counts like one towards .95; half of both is fair.
+    back: with it no level but the middle exists. One classifier leans one way in nearly all cells, so the
+    interval is over permutations (t), and a sign test asks whether they lean one way more often than the
+    other. Exchanging the two classes of permuted labels gives labels that are permuted just as well, and a
+    classifier whose walk to .95 is this one's walk to .05: half of both is the rate without the lean.
     A flat classifier is walked much further than the true one, so the same directions are also measured at
     the length of the true walks, and beside them random directions.
     """
@@ -153,13 +159,22 @@ def permuted(
             > before,
             "levels reached": arrived.flatten(),
         }
+        hits["PI rises, classes in either order"] = torch.stack([up > before, down > before]).flatten()
         for name, values in hits.items():
             pooled.setdefault(name, []).append(values)
         print(seed, {name: float(values.double().mean()) for name, values in hits.items()}, far, flush=True)
+    table["permutations"], table["cells each"] = PERMUTATIONS, len(images)
     table["length of the walks of permuted labels, medians"] = lengths
     for name, parts in pooled.items():
-        table[f"{name}, mean"] = float(torch.cat(parts).double().mean())
-        table[f"{name}, each permutation"] = [float(part.double().mean()) for part in parts]
+        each = torch.stack([part.double().mean() for part in parts])
+        half = student_t.ppf(0.975, len(each) - 1) * float(each.std()) / len(each) ** 0.5
+        table[f"{name}, mean"] = float(each.mean())
+        table[f"{name}, interval over permutations"] = [float(each.mean()) - half, float(each.mean()) + half]
+        table[f"{name}, each permutation"] = each.tolist()
+    leaning = torch.tensor(table["PI is higher at .95 than at .05, each permutation"])
+    up = int((leaning > 0.5).sum())
+    table["permutations with PI higher at .95 in most cells"] = up
+    table["... p of a sign test"] = float(binomtest(up, int((leaning != 0.5).sum())).pvalue)
     return table
 
 
@@ -169,6 +184,11 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, required=True, help="cells.csv")
     parser.add_argument(
         "--split", default="test", choices=["val", "test"], help="val while tuning, test once"
+    )
+    parser.add_argument(
+        "--only-permuted",
+        action="store_true",
+        help="measure only permuted labels again, keep the rest",
     )
     options = parser.parse_args()
     generator = load_generator("cells")
@@ -182,11 +202,16 @@ def main() -> None:
         "highest summed PI of a G1 cell": round(float(summed_pi(images[labels == 0]).max())),
         "lowest of a G2 cell": round(float(summed_pi(images[labels == 1]).min())),
     }  # fmt: skip
-    result["walk"] = known_truth(generator, images, labels)
-    print(result["walk"], flush=True)
-    result["reconstruction"] = reconstruction(generator, training, everything, CHANNELS)
-    print(result["reconstruction"], flush=True)
-    result["permuted labels"] = permuted(generator, phases(training, training_rows), validation, images[::3])
+    if options.only_permuted:
+        kept = json.loads((record.RESULTS / "cells_walk.json").read_text(encoding="utf-8"))
+        result |= {name: kept[name] for name in ("walk", "reconstruction")}
+    else:
+        result["walk"] = known_truth(generator, images, labels)
+        print(result["walk"], flush=True)
+        result["reconstruction"] = reconstruction(generator, training, everything, CHANNELS)
+        print(result["reconstruction"], flush=True)
+    given = images[::PERMUTED_CELLS]
+    result["permuted labels"] = permuted(generator, phases(training, training_rows), validation, given)
     print(result["permuted labels"], flush=True)
     if options.split == "test":
         print(record.write("cells_walk", result, arguments="--data <npz> --labels <csv>"))

@@ -120,7 +120,7 @@ def quality(generator: VAE, images: Images) -> dict[str, float]:
         truth.append(generator.normalise(part))
         code = generator._encode(generator.prepare(part))
         rebuilt.append(generator.crop(generator._decode(code)))
-        nats.append(generator.kl_per_dimension(part).sum() * len(part))
+        nats.append(generator.total_kl(part) * len(part))
     return {
         "R2": float(r2(torch.cat(rebuilt), torch.cat(truth)).mean()),
         "KL in nats": float(torch.stack(nats).sum() / len(images.test)),

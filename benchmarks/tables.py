@@ -7,6 +7,7 @@ A page of ``docs/`` shows the results it names between ``<!-- results: NAME -->`
 """
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
          ("calibration", "second classifier on the requested side at .05", "rate"), ">=", 0.9),
         ("second classifier agrees at .95",
          ("calibration", "second classifier on the requested side at .95", "rate"), ">=", 0.9),
-        ("stage 1 SSIM", ("reconstruction", "stage 1 SSIM"), ">=", 0.88),
+        ("stage 1 SSIM", ("reconstruction", "stage 1 SSIM"), ">=", 0.9),
         ("MSE of bare", ("reconstruction", "bare MSE"), "<=", 0.0058),
         ("walk of one image in units of ten forward passes",
          ("cost", "one image, ten levels, in units of ten forward passes", "median"), "<=", 10.0),
@@ -43,6 +44,7 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
          ("walk", "with carried detail", "G2 to .05: PI crosses the middle", "rate"), ">=", 0.8),
         ("permuted labels: share of walks to .95 that raise PI",
          ("permuted labels", "PI rises towards .95, mean"), ">=", 0.35),
+        ("permuted labels: the same, at most", ("permuted labels", "PI rises towards .95, mean"), "<=", 0.65),
         *((f"stage 1 SSIM, {channel}", ("reconstruction", "stage 1", f"SSIM {channel}"), ">=", 0.9)
           for channel in CELLS),
     ],
@@ -100,7 +102,15 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
     ],
     "generator_samples": [
         ("MNIST: two-stage with its sampler over a single VAE",
-         ("MNIST: distance / that of the single VAE", "TwoStageVAE, sampler"), "<=", 0.5),
+         ("MNIST: distance / that of the single VAE", "TwoStageVAE, samples of the sampler"), "<=", 0.5),
+    ],
+    "zoo_reconstruction": [
+        *((f"{name}, least of all channels: {measure}", (f"{name}: least of all channels", measure), ">=",
+           least)
+          for name in ("faces", "cells", "chest")
+          for measure, least in (
+              ("SSIM of stage 1", 0.9), ("R2 of bare - that of the principal components", 0.0),
+          )),
     ],
     **{
         f"walks_{data}": [
@@ -120,12 +130,30 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
         ]
         for data in ("cells", "chest")
     },
+    "first_contact": [
+        ("import explainer, in times of import torch",
+         ("imports", "import explainer / import torch"), "<=", 1.5),
+    ],
+    "audit_power": [
+        ("coverage of 95 % intervals, lowest", ("coverage of 95 % intervals", "lowest"), ">=", 0.93),
+        ("coverage of 95 % intervals, highest", ("coverage of 95 % intervals", "highest"), "<=", 0.97),
+        ("null pairs", ("power", "null pairs (reliance at most .02)"), ">=", 60),
+        ("false alarms among them", ("power", "false alarms"), "<=", 1),
+        ("AUROC", ("power", "AUROC of the reverse effect", "rate"), ">=", 0.98),
+        ("found at reliance of at least .10", ("power", "found", "rate"), ">=", 0.9),
+        ("insufficient", ("power", "insufficient", "rate"), "<=", 0.2),
+        ("a tag the generator has never seen: said not detected", ("tag", "said not detected"), "<=", 0),
+        ("entangled generator, clean classifiers: false alarms", ("entangled", "said confounded"), "<=", 1),
+        ("watermark: its cluster found", ("watermark", "planted: its cluster found", "rate"), ">=", 0.9),
+        ("no watermark: no cluster", ("watermark", "clean: none invented", "rate"), ">=", 0.9),
+    ],
     "memory": [("peak memory of 5,000 images over that of 256", ("memory", "ratio"), "<=", 1.2)],
 }  # fmt: skip
 MISSED = {
-    ("cells_walk", "permuted labels: share of walks to .95 that raise PI"):
-        "asked was 35-65 %; towards .05 it rises in most, so these four classifiers lean one way; random "
-        "directions raise it in half, so the generator does not; cause not found",
+    ("audit_power", "watermark: its cluster found"): "no processor time was left for this stage",
+    ("audit_power", "no watermark: no cluster"):
+        "no processor time was left for this stage; in the power stage clusters were claimed in the walks of "
+        "3 of 12 unswayed classifiers, so it would most likely be missed",
     ("checks", "walk back: L1 over the walk's own"):
         "where the walk changes the image its carried detail fades out, and the far end no longer holds it; "
         "with the original's detail the same codes come back to .35",
@@ -138,14 +166,13 @@ MISSED = {
         "cause not examined; the two intervals overlap",
     ("generator_mixture", "mean accuracy"):
         "the start alone is as good: the second phase adds nothing, also not with 1,000 steps (validation)",
-    ("generator_samples", "MNIST: two-stage with its sampler over a single VAE"):
-        "measured at 100 and 200 steps only, where a better prior changes little; longer ones were not run",
     **{
         (f"walks_{data}", "seconds of tuned latent shift over the gradient walk's"):
             "ten frames are ten forward passes, and these alone are not ten times quicker: see the table"
         for data in ("cells", "chest")
     },
 }  # fmt: skip
+MOST_COLUMNS = 15
 ESTIMATES = ("rate", "area", "mean", "difference")
 CONTEXT = ("benchmark", "command", "machine", "versions")
 
@@ -163,6 +190,12 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(shown(entry) for entry in value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def short(value: Any) -> str:
+    """A rate without its interval, for large tables; all else as it is shown elsewhere."""
+    rate = isinstance(value, dict) and "rate" in value
+    return f"{value['rate']:.1%}" if rate else shown(value)
 
 
 def interval(value: Any) -> bool:
@@ -205,6 +238,13 @@ def section(name: str, values: dict[str, Any]) -> list[str]:
         measures = (
             list(nested[0]) if len(common) < 3 else list(dict.fromkeys(key for v in nested for key in v))
         )
+        if len(values) > MOST_COLUMNS:  # rows and columns change places
+            lines += ["| | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
+            lines += [
+                f"| {key} | " + " | ".join(short(value.get(measure, "")) for measure in measures) + " |"
+                for key, value in values.items()
+            ]
+            return [*lines, ""]
         lines += ["| | " + " | ".join(values) + " |", "|---" * (len(values) + 1) + "|"]
         lines += [
             f"| {measure} | " + " | ".join(shown(value.get(measure, "")) for value in nested) + " |"
@@ -227,7 +267,10 @@ def met(result: dict[str, Any]) -> list[tuple[str, float, str, float, bool]]:
     for measure, place, direction, bound in TARGETS.get(result["benchmark"], []):
         value: Any = result
         for key in place:
-            value = value[key]
+            value = value.get(key, {})
+        if value == {}:  # that part was not run
+            rows.append((measure, math.nan, direction, bound, False))
+            continue
         if isinstance(value, list):  # names of what should not be there, or quartiles
             value = value[1] if value and isinstance(value[0], float) else len(value)
         rows.append(
@@ -244,7 +287,8 @@ def shown_result(name: str) -> list[str]:
     if targets:
         lines += ["| what it had to reach | bound | measured | |", "|---|---|---|---|"]
         lines += [
-            f"| {measure} | {direction} {bound:g} | {value:.3g} | "
+            f"| {measure} | {direction} {bound:g} | "
+            f"{'not run' if math.isnan(value) else format(value, '.3g')} | "
             f"{'met' if fine else 'missed: ' + MISSED.get((name, measure), 'not explained')} |"
             for measure, value, direction, bound, fine in targets
         ]

@@ -6,7 +6,9 @@ up that walk. A folder holds interchangeable implementations, a file one concept
 imports only from entries before it in this list::
 
     errors.py       ExplainerError and its kinds: argument, value received, remedy
+    progress.py     what is being done: a line on a terminal or in a notebook's cell
     storage.py      files never half-written, and never read unchecked
+    dicom_files.py  DICOM: the pixels of one image, on the scale of their bits or in their unit
     image_files.py  image files decoded at their full depth; which axis is the channels
     image.py        path, PIL, array or tensor to image; folders and tables of images; ranges
     image_sets.py   folders, archives and tables of images at one size, kept in 8 or 16 bits
@@ -35,8 +37,8 @@ imports only from entries before it in this list::
     checks/         walk_back.py embedding.py identity.py realism.py robustness.py surrogate.py
     checks/         nulls.py verdict.py suite.py sets.py
     saliency/       base.py difference.py score_module.py attribution.py methods.py sanity.py truth.py
-    report/         output.py panels.py strip.py document.py charts.py figures.py latent_map.py
-    report/         training_figures.py fidelity_chart.py page.py sheet.py fidelity_figures.py
+    report/         output.py panels.py strip.py compact.py document.py charts.py figures.py
+    report/         latent_map.py training_figures.py fidelity_chart.py page.py sheet.py fidelity_figures.py
     report/         spreadsheet.py bias_wording.py bias_charts.py bias_strips.py bias_page.py
     fillers.py      what takes the place of replaced pixels: noise, blur, mean, other images, a generator
     mutual_information.py of two lists of classes, with what chance adds taken off

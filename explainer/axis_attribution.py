@@ -22,7 +22,7 @@ from torch import Tensor
 from explainer.generators.axes import NamedAxes
 from explainer.walks.scene import Scene
 
-__all__ = ["POINTS", "AxisAttribution", "AxisTerm", "attribute_to_axes", "walked_path"]
+__all__ = ["POINTS", "AxisAttribution", "AxisTerm", "attribute_to_axes", "pooled", "walked_path"]
 
 POINTS = 32
 DOMINATES = 0.5
@@ -143,6 +143,38 @@ class AxisAttribution:
             tuple(AxisTerm(**term) for term in record["terms"]), record["unnamed"], record["change"],
             record["error"], tuple(record["levels"]), record["points"],
         )  # fmt: skip
+
+
+def pooled(found: Sequence[AxisAttribution]) -> AxisAttribution:
+    """The mean of several walks, each turned so that its score rises.
+
+    Args:
+        found: At least one, of the same axes.
+
+    >>> up = AxisAttribution((AxisTerm("age", 2.0, 1.0, "old"),), 1.0, 3.0, 0.0, (0.2, 0.8), 32)
+    >>> down = AxisAttribution((AxisTerm("age", -4.0, -1.0, "young"),), 1.0, -3.0, 0.0, (0.8, 0.2), 32)
+    >>> print(pooled([up, down]).sentence)
+    100 % of the move is "age" (towards "old"), and 0 % is unnamed.
+    """
+    signs = np.array([1.0 if each.change >= 0 else -1.0 for each in found])
+    values = np.array([[term.value for term in each.terms] for each in found]) * signs[:, None]
+    moves = np.array([[term.moved for term in each.terms] for each in found]) * signs[:, None]
+    towards: list[str] = []
+    for number, move in enumerate(moves.mean(axis=0)):
+        # What the end is called that the mean goes to, if any of the walks went there.
+        named = [each.terms[number] for each in found if each.terms[number].moved * move > 0]
+        towards.append(named[0].towards if named else "")
+    ends = np.array([each.levels if each.change >= 0 else each.levels[::-1] for each in found]).mean(axis=0)
+    terms = tuple(
+        AxisTerm(term.name, float(value), float(move), word)
+        for term, value, move, word in zip(
+            found[0].terms, values.mean(axis=0), moves.mean(axis=0), towards, strict=True
+        )
+    )
+    unnamed = float((np.array([each.unnamed for each in found]) * signs).mean())
+    change = float(np.abs([each.change for each in found]).mean())
+    error = max(each.error for each in found)
+    return AxisAttribution(terms, unnamed, change, error, (float(ends[0]), float(ends[1])), found[0].points)
 
 
 def walked_path(scene: Scene, row: int, latents: Tensor, levels: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import webbrowser
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -17,10 +17,15 @@ from explainer.checks.walked import Picture
 from explainer.errors import ModelFileError
 from explainer.fidelity_result import Fidelity
 from explainer.image import resize
-from explainer.report import embed_page, render_explanation, write_gif, write_page
+from explainer.progress import in_notebook
+from explainer.report import embed_page, render_explanation, slider_figure, write_gif, write_page
+from explainer.report.compact import compact_explanation
 from explainer.report.strip import format_level
 from explainer.saliency import SaliencyMap
 from explainer.storage import new_folder, read_json, read_tensors, write_json, write_tensors
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 __all__ = ["Explanation", "Picture"]
 
@@ -132,22 +137,25 @@ class Explanation:
         )
 
     def show(self) -> None:
-        """Display the page: inline in a notebook, else in the browser."""
-        try:
-            from IPython import get_ipython
+        """Display the whole page: inline in a notebook, else in the browser."""
+        if in_notebook():
             from IPython.display import HTML, display
-        except ImportError:
-            in_notebook = False
-        else:
-            in_notebook = get_ipython() is not None
-        if in_notebook:
-            display(HTML(self._repr_html_()))
+
+            display(HTML(embed_page(render_explanation(self._page()))))
             return
         folder = Path(tempfile.mkdtemp(prefix="explanation-"))
         webbrowser.open(self.to_html(folder / "explanation.html").as_uri())
 
+    def slider(self) -> "go.Figure":
+        """The original, a frame and its difference, with a slider over the levels, as a plotly figure.
+
+        It is made of plotly's frames, so it moves wherever plotly is shown, also in an exported page.
+        """
+        page = self._page()
+        return slider_figure(page["frames"], original=page["original"], channel_names=self.channel_names)
+
     def _repr_html_(self) -> str:
-        return embed_page(render_explanation(self._page()))
+        return compact_explanation(self._page())
 
     def __repr__(self) -> str:
         reached = int(self.frames["reached"].sum())

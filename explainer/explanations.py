@@ -1,6 +1,7 @@
 """The explanations of many images: a list, a table, a summary, a page."""
 
 import html
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from explainer.checks.sets import SetChecks
 from explainer.errors import ModelFileError, OptionError
 from explainer.explanation import Explanation
 from explainer.metrics import Interval, wilson_interval
+from explainer.report.compact import compact_table, compact_verdict
 from explainer.report.figures import calibration_figure
 from explainer.report.output import write_file
 from explainer.report.sheet import render_sheet
@@ -24,6 +26,7 @@ from explainer.result_folder import Outcome, ResultFolder, Stored
 __all__ = ["Explanations", "Outcome", "Summary"]
 
 SHOWN = 60
+LISTED = 5
 COLUMNS = ["image", "name", "level", "achieved", "error", "reached", "reason", "distance", "score", "rounded",
            "own", "verdict"]  # fmt: skip
 _MONOTONE = 1e-6
@@ -168,7 +171,7 @@ class Explanations(Sequence[Explanation | Outcome]):
     def to_frame(self) -> pd.DataFrame:
         """One row for every image and level; an image without an explanation has one row, not reached.
 
-        Columns: ``image`` (its place), ``name``, ``level``, ``achieved``, ``error`` (|achieved - level|),
+        Columns: ``image`` (its place), ``name``, ``level``, ``achieved``, ``error`` (``|achieved - level|``),
         ``reached``, ``reason``, ``distance``, ``score``, ``rounded`` (see :attr:`Explanation.frames`),
         ``own`` (the image's own level) and ``verdict`` (without an explanation ``"failed"``).
         """
@@ -259,8 +262,16 @@ class Explanations(Sequence[Explanation | Outcome]):
         return write_file(path, self._sheet(most).encode("utf-8"))
 
     def _repr_html_(self) -> str:
-        lines = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.summary().sentences())
-        return f"<p><code>{html.escape(repr(self))}</code></p><ul>{lines}</ul>"
+        """What notebooks show: the summary, and the first images with their verdicts."""
+        sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.summary().sentences())
+        rows = []
+        for record in itertools.islice(self.records(), LISTED):
+            explained = "verdict" in record
+            verdict = compact_verdict(record["verdict"]["status"]) if explained else "no explanation"
+            said = record["verdict"]["sentence"] if explained else record["sentence"]
+            rows.append((html.escape(str(record["name"])), verdict, html.escape(said)))
+        more = f"<p>... and {len(self) - LISTED:,} more</p>" if len(self) > LISTED else ""
+        return f"<div><ul>{sentences}</ul>{compact_table(('image', 'verdict', 'why'), rows)}{more}</div>"
 
     def _sheet(self, most: int) -> str:
         """The page as HTML."""

@@ -41,16 +41,17 @@ __all__ = [
 
 Range: TypeAlias = Sequence[float] | Sequence[Sequence[float]] | np.ndarray
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
 TOLERANCE = 1e-6  # overshoot of a float image that is rounding, not another scale
 
 
 def as_image(source: object, *, range: Range | None = None, layout: Layout | None = None) -> Tensor:
     """Image from a file, a PIL image, an array or a tensor.
 
-    8 and 16 bit PNG, JPEG and TIFF files are read at their full depth; EXIF and TIFF orientation are
-    honoured, palettes become RGB, an opaque alpha channel is dropped. The axis of a TIFF stack is its
-    channels. (Pillow itself keeps 8 bits of a 16 bit colour PNG: pass the path, not the opened image.)
+    8 and 16 bit PNG, JPEG and TIFF files, and DICOM (the extra ``dicom``; its scale: see
+    :mod:`explainer.dicom_files`), are read at their full depth; EXIF and TIFF orientation are honoured,
+    palettes become RGB, an opaque alpha channel is dropped. The axis of a TIFF stack is its channels. (Pillow
+    itself keeps 8 bits of a 16 bit colour PNG: pass the path, not the opened image.)
 
     Args:
         source: Path; PIL image; array (height, width), (height, width, channels) or (channels, height,

@@ -1,6 +1,6 @@
 """Reads image files at their full depth, and finds the channels among the axes of their pixels.
 
-PNG, JPEG and TIFF with 8 and 16 bits per channel; EXIF and TIFF orientation are honoured, palettes
+PNG, JPEG and TIFF with 8 and 16 bits per channel, and DICOM; EXIF and TIFF orientation are honoured, palettes
 become RGB, an opaque alpha channel is dropped. The pixels keep their type: nothing is scaled here.
 """
 
@@ -13,7 +13,8 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageOps, ImageSequence
 
-from explainer.errors import ImageError
+from explainer.dicom_files import HEAD, from_dicom, is_dicom
+from explainer.errors import DependencyError, ImageError
 
 __all__ = ["BE_EXPLICIT", "Layout", "channels_first", "from_file", "from_pil", "layout_of"]
 
@@ -63,17 +64,19 @@ def from_file(path: Path, layout: Layout | None) -> np.ndarray:
         )
     try:
         with path.open("rb") as file:
-            head = file.read(26)
+            head = file.read(HEAD)
             file.seek(0)
             if not head:
                 raise ImageError(name, "is an empty file", received="0 bytes", remedy="Pass an image file.")
             if head[:4] in _TIFF_MAGIC:
                 return _from_tiff(path, layout)
-            if head[:8] == _PNG_MAGIC and len(head) == 26 and head[24] == 16:
+            if is_dicom(head):
+                return from_dicom(path)
+            if head[:8] == _PNG_MAGIC and len(head) > 25 and head[24] == 16:
                 return _from_deep_png(file, head[25], name)
             with Image.open(file) as image:
                 return _pil_pixels(image, name)
-    except ImageError:
+    except (ImageError, DependencyError):
         raise
     except _DECODING_ERRORS as error:
         raise _unreadable(name, error) from error
@@ -331,5 +334,5 @@ def _unreadable(name: str, error: BaseException) -> ImageError:
         name,
         "cannot be read as an image, it is damaged or of another kind",
         received=f"{type(error).__name__}: {error}",
-        remedy="Pass a PNG, JPEG or TIFF file, or load the pixels yourself and pass the array.",
+        remedy="Pass a PNG, JPEG, TIFF or DICOM file, or load the pixels yourself and pass the array.",
     )

@@ -12,7 +12,6 @@ What goes wrong over one image is its own outcome and nobody else's.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from explainer.checked_set import check_set
@@ -33,6 +31,7 @@ from explainer.explanations import Explanations, Outcome
 from explainer.generators.base import Generator
 from explainer.image import as_image
 from explainer.image_stream import UNREADABLE, Item, count, digest, stream
+from explainer.progress import Say, told
 from explainer.result_folder import ResultFolder, Stored
 from explainer.session import Plan, Session
 from explainer.settings import Levels, Mask, Settings
@@ -44,8 +43,6 @@ __all__ = ["DEFAULT_LEVELS", "explain", "explain_many"]
 DEFAULT_LEVELS = tuple(np.linspace(0.05, 0.95, 10).tolist())
 FRAME_BYTES = 256 * 2**20
 """Of the frames of images that walk together: larger images walk in smaller groups."""
-
-Say = Callable[[str], None]
 
 
 @torch.inference_mode(mode=False)
@@ -135,7 +132,7 @@ def explain(
         fidelity, thorough, along, lock, towards,
     )  # fmt: skip
     session = Session(classifier, generator, settings, device)
-    with session.classifier.frozen(), _progress(progress) as say:
+    with session.classifier.frozen(), told(progress, "explaining") as say:
         images = picture[None].to(session.device)
         say("checking the classifier")
         session.check(images)
@@ -232,7 +229,7 @@ def explain_many(
     of = "" if total is None else f" of {total:,}"
     folder = None if out is None else ResultFolder.begin(out, session.record())
     kept: list[Explanation | Outcome] = []
-    with session.classifier.frozen(), _progress(progress) as say:
+    with session.classifier.frozen(), told(progress, "explaining") as say:
         done = 0 if folder is None else _skip_done(items, folder, say)
         failed = 0
         for batch in _batches(items, batch_size):
@@ -252,7 +249,7 @@ def explain_many(
         found = Explanations(Stored(folder.entries), complete=True, folder=folder.folder)
     if not thorough:
         return found
-    with _progress(progress) as say:
+    with told(progress, "explaining") as say:
         say("checking the set")
         return _set_checked(found, session, folder)
 
@@ -371,14 +368,3 @@ def _skip_done(items: Iterator[Item], folder: ResultFolder, say: Say) -> int:
                 remedy="Choose a new folder, or pass the images of the first call.",
             )  # fmt: skip
     return len(folder.entries)
-
-
-@contextmanager
-def _progress(wanted: bool) -> Iterator[Say]:
-    """A function that says what is being done, on stderr if that is a terminal."""
-    console = Console(stderr=True)
-    if not (wanted and console.is_terminal):
-        yield lambda doing: None
-        return
-    with console.status("explaining") as status:
-        yield lambda doing: status.update(f"explaining: {doing}")

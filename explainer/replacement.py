@@ -22,8 +22,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from explainer.classifier import Classifier
@@ -49,6 +47,7 @@ from explainer.pixel_order import (
     same_spectrum,
     superpixels,
 )
+from explainer.progress import told
 from explainer.replacement_curves import ORDERS, Answers, replace_and_ask
 from explainer.saliency import SaliencyMap
 from explainer.target import TargetSpec
@@ -344,13 +343,15 @@ def _labels(
 
 @contextmanager
 def _bar(wanted: bool, total: int) -> Iterator[Callable[[int], None]]:
-    console = Console(stderr=True)
-    if not (wanted and console.is_terminal):
-        yield lambda images: None
-        return
-    with Progress(console=console) as bar:
-        task = bar.add_task("replacing pixels", total=total)
-        yield lambda images: bar.advance(task, images)
+    asked = 0
+
+    def advance(images: int) -> None:
+        nonlocal asked
+        asked += images
+        say(f"{asked:,} of {total:,} images asked", asked / max(1, total))
+
+    with told(wanted, "replacing pixels") as say:
+        yield advance
 
 
 # -- what comes out --------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """An audit from the command line: a table in, files and an exit code out."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -190,3 +191,14 @@ def test_json_is_all_there_is_on_stdout(report, table, monkeypatch, capsys):
     read = json.loads(capsys.readouterr().out)
     assert read["files"] == {}
     assert len(read["findings"]) == 2
+
+
+def test_a_notebook_shows_a_verdict_for_each_question(report: BiasReport) -> None:
+    judged = with_verdicts(report, "confounded", "insufficient")
+    marked = dataclasses.replace(judged, skipped=("<age> was <empty>",))
+    shown = marked._repr_html_()
+    assert "✖ confounded" in shown
+    assert "? insufficient" in shown
+    assert "&lt;age&gt; was &lt;empty&gt;" in shown
+    assert shown.count("<tr>") == 1 + len(marked.findings)
+    assert "<script" not in shown

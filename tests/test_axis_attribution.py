@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
@@ -11,6 +13,8 @@ from toys import LinearGenerator, LogisticClassifier, toy_images
 
 from explainer import Classifier, Explanation, explain, explain_many
 from explainer.axis_attribution import AxisAttribution, AxisTerm, attribute_to_axes, walked_path
+from explainer.bias.evidence import Evidence
+from explainer.bias.walking import cross
 from explainer.errors import OptionError
 from explainer.generators import Axis, GaussianMixtureVAE, NamedAxes, load_generator
 from explainer.walks import ClusterWalk, ConditionalWalk, GradientWalk, Scene
@@ -306,3 +310,27 @@ def test_an_attribution_is_itself_again(generator, model, image):
     assert AxisAttribution.from_record(json.loads(json.dumps(parts.record()))) == parts
     assert AxisAttribution.from_record(None) is None
     assert replace(parts, change=0.0).unnamed_share != replace(parts, change=0.0).unnamed_share
+
+
+# -- audits ------------------------------------------------------------------------------------------------
+
+
+def test_an_audit_has_the_mean_of_its_walks_from_start_to_end(generator, model):
+    images = toy_images(6)
+    wrapped = Classifier(model)
+    wrapped.check(images)
+    target = wrapped.target(None, images)
+    crossing = cross(generator, wrapped, target, images, np.arange(6))
+    assert crossing.crossed.any()
+    evidence = SimpleNamespace(generator=generator)
+    found = Evidence._by_axis(evidence, wrapped, target, images, crossing)
+    squares = torch.linspace(1, 2, 6).double().square()
+    assert_allclose(list(found.shares.values()), (squares / squares.sum())[[0, 5]], rtol=1e-3)
+    assert found.change > 0
+    assert found.error < 0.01
+    done = np.flatnonzero(crossing.crossed)
+    own = torch.logit(torch.from_numpy(crossing.level[done]))
+    ends = torch.where(torch.from_numpy(crossing.direction[done] > 0), 0.9, 0.1).double()
+    assert_allclose(found.change, (torch.logit(ends) - own).abs().mean(), rtol=0.01)
+    nameless = SimpleNamespace(generator=LinearGenerator().eval())
+    assert Evidence._by_axis(nameless, wrapped, target, images, crossing) is None

@@ -18,11 +18,10 @@ from explainer.bias.discovery import describe_walks, find_clusters
 from explainer.bias.oracles import Oracle, Part, fit_oracles, given_oracle, oracle_quality, scores_of
 from explainer.bias.subgroups import observe
 from explainer.bias.verdict import AuditThresholds, decide, gates, weakest
-from explainer.bias.walking import HeldWalk, cross, straight_direction
+from explainer.bias.walking import HeldWalk, cross, cross_oracle, typical_difference
 from explainer.classifier import Classifier
 from explainer.errors import OptionError
 from explainer.metrics import newcombe_interval, wilson_interval
-from explainer.walks.base import Scene, require_levels
 
 # -- questions and weights -----------------------------------------------------------------------------------
 
@@ -143,6 +142,14 @@ def test_oracle_quality_is_within_each_class_and_unknown_without_both_answers():
 # -- walks ---------------------------------------------------------------------------------------------------
 
 
+def readout(generator: LinearGenerator, weights: dict[int, float]) -> LogisticClassifier:
+    """A classifier of a weighted sum of codes."""
+    model = LogisticClassifier(generator)
+    with torch.no_grad():
+        model.weight.copy_(sum(weight * generator.basis[:, k] / 0.09 for k, weight in weights.items()))
+    return model
+
+
 def test_a_held_walk_leaves_the_held_score_where_it_is():
     generator, images = LinearGenerator(), toy_images(24)
     walked = Classifier(LogisticClassifier(generator), kind="binary")
@@ -165,50 +172,81 @@ def test_a_held_walk_leaves_the_held_score_where_it_is():
     assert_allclose(achieved, ends, atol=0.02)
 
 
-class Step(nn.Module):
-    """A score without a slope almost everywhere: gradients lead nowhere."""
-
-    def __init__(self, generator: LinearGenerator) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(generator.basis[:, 2] / 0.09)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        code = (images - 0.5).flatten(1) @ self.weight
-        return 6 * torch.tanh(200 * code.detach()) + 0 * code
-
-
-def test_where_gradients_lead_nowhere_the_walk_goes_straight():
-    generator, images = LinearGenerator(), toy_images(16)
-    walked = Classifier(Step(generator), kind="binary")
-    held = Classifier(LogisticClassifier(generator), kind="binary")
+def test_a_typical_difference_is_taken_whole_and_the_held_score_brought_back():
+    generator, images = LinearGenerator(), toy_images(24)
+    walked = Classifier(readout(generator, {2: 4.0}), kind="binary")
+    held = Classifier(readout(generator, {0: 4.0, 2: 1.0}), kind="binary")
     target, kept = walked.target(1, images[:1]), held.target(1, images[:1])
-    straight = torch.eye(6)[2]
-    with walked.frozen(), held.frozen():
-        scene = Scene(generator, walked, target, images)
-        for direction, share in ((None, 0.0), (straight, 1.0)):
-            path = HeldWalk(held, kept, direction)(scene, require_levels([0.1, 0.9])).latents
-            up = scene.score0 < 0
-            end = torch.where(up[:, None], path[:, -1], path[:, 0])
-            flipped = (scene.score(end, torch.arange(16)) > 0) == up
-            assert flipped.float().mean() == share
+    difference = 5 * torch.eye(6)[2] + torch.eye(6)[1]
+    walk = HeldWalk(held, kept, difference)
+    crossing = cross(
+        generator, walked, target, images, np.arange(24), walk=walk, levels=(0.1, 0.9), watched=[(held, kept)]
+    )
+    moved = (crossing.end - crossing.start) * torch.from_numpy(crossing.direction).float()[:, None]
+    assert crossing.crossed.all()
+    assert_allclose(moved[:, 1:3].numpy(), np.tile([1.0, 5.0], (24, 1)), atol=1e-4)  # the whole of it
+    assert_allclose(crossing.before[0], crossing.after[0], atol=1e-3)
+    assert_allclose(moved[:, 0].numpy(), -5 / 4, atol=1e-3)  # and back by what z2 moved what is held
 
 
-def test_the_straight_direction_is_the_attributes_at_a_held_target():
+def test_where_the_typical_difference_does_not_arrive_the_walk_follows_the_held_gradient():
+    generator, images = LinearGenerator(), toy_images(24)
+    walked = Classifier(readout(generator, {2: 4.0}), kind="binary")
+    held = Classifier(readout(generator, {0: 4.0, 2: 1.0}), kind="binary")
+    target, kept = walked.target(1, images[:1]), held.target(1, images[:1])
+    apart = cross(
+        generator, walked, target, images, np.arange(24), walk=HeldWalk(held, kept, torch.eye(6)[1]),
+        levels=(0.1, 0.9), watched=[(held, kept)],
+    )  # fmt: skip
+    without = cross(
+        generator, walked, target, images, np.arange(24), walk=HeldWalk(held, kept), levels=(0.1, 0.9),
+        watched=[(held, kept)],
+    )  # fmt: skip
+    assert apart.crossed.all()
+    assert_allclose(apart.path.numpy(), without.path.numpy(), atol=1e-5)
+    assert_allclose(apart.before[0], apart.after[0], atol=1e-3)
+
+
+def test_the_witness_is_the_model_of_the_other_half_unless_one_is_given():
+    generator, images, rows = LinearGenerator(), toy_images(20), np.arange(20)
+    walked = Classifier(readout(generator, {2: 4.0}), kind="binary")
+    first, second = (Classifier(readout(generator, {0: 4.0, 2: w}), kind="binary") for w in (0.0, 1.0))
+
+    def part(model: Classifier, some: np.ndarray) -> Part:
+        return Part(model, model.target(1, images[:1]), some)
+
+    oracle = Oracle((part(walked, rows),), "given")
+    halves = Oracle((part(first, rows[:10]), part(second, rows[10:])), "trained")
+    difference = 5 * torch.eye(6)[2]
+    crossing = cross_oracle(generator, oracle, halves, images, rows, difference=difference)
+    moved = np.abs(crossing.after - crossing.before).mean(axis=1)
+    assert moved[-1] < 1e-3  # held
+    assert moved[-2] > 0.05  # the other half reads z2 differently
+    alone = cross_oracle(generator, oracle, Oracle(halves.parts[:1], "one"), images, rows[:10])
+    assert np.isnan(alone.after[-2]).all()
+    own = (first, first.target(1, images[:1]))
+    given = cross_oracle(generator, oracle, Oracle(halves.parts[:1], "one"), images, rows[:10], witness=own)
+    assert_allclose(given.after[-2], given.after[-1])
+
+
+def test_the_typical_difference_is_the_attributes_at_a_held_target():
     stream = np.random.default_rng(0)
     y = (stream.random(2000) < 0.5).astype(float)
     a = np.where(stream.random(2000) < 0.2 + 0.6 * y, 1.0, 0.0)
     codes = stream.normal(size=(2000, 4))
     codes[:, 0] += 2 * y
     codes[:, 1] += 3 * a
-    found = straight_direction(torch.from_numpy(codes), a, y)
-    assert_allclose(found.numpy(), [0, 1, 0, 0], atol=0.08)
-    assert straight_direction(torch.from_numpy(codes), y, y) is None
+    found = typical_difference(torch.from_numpy(codes), a, y)
+    assert_allclose(found.numpy(), [0, 3, 0, 0], atol=0.15)
+    assert typical_difference(torch.from_numpy(codes), y, y) is None
 
 
 # -- evidence and verdicts -----------------------------------------------------------------------------------
 
 
-def evidence(changes: float, moves: float, floor: float = 0.0, beside: float = 0.0, n: int = 400):
+def evidence(
+    changes: float, moves: float, floor: float = 0.0, beside: float = 0.0, n: int = 400, witness: float = 0.0
+):
     """Forward and reverse evidence with these shares and this mean move."""
 
     def first(share: float) -> np.ndarray:
@@ -219,13 +257,13 @@ def evidence(changes: float, moves: float, floor: float = 0.0, beside: float = 0
     ahead = forward(
         original=np.where(np.arange(n)[::-1] < round(floor * n), 0.9, 0.1), start=start, end=first(changes),
         random=start, direction=np.ones(n), oracle_path=path,
-        reference=(np.ones(n, bool), start, first(beside)),
+        reference=(np.ones(n, bool), start, first(beside), np.ones(n)),
         classifier_path=np.tile([0.1, 0.3, 0.5, 0.7, 0.9], (n, 1)), groups=np.arange(n),
     )  # fmt: skip
     spread = 0.1 * np.where(np.arange(n) % 2, 1, -1)
     back = reverse(
         before=np.full(n, 0.5), after=0.5 + moves + spread, direction=np.ones(n), held_before=start,
-        held_after=start, groups=np.arange(n),
+        held_after=start, groups=np.arange(n), beside=witness + 0.1 * np.where(np.arange(n) // 2 % 2, 1, -1),
     )  # fmt: skip
     return ahead, back
 
@@ -248,13 +286,17 @@ def judged(ahead, back, measured=None, *, q: float = 0.0, hidden: str = ""):
         (evidence(0.3, 0.3), "confounded"),
         (evidence(0.3, -0.3), "confounded"),
         (evidence(0.0, 0.0), "not detected"),
-        (evidence(0.3, 0.0), "insufficient"),  # entangled
-        (evidence(0.0, 0.3), "insufficient"),
-        (evidence(0.3, 0.3, floor=0.28), "insufficient"),  # mere reconstruction
-        (evidence(0.3, 0.3, beside=0.28), "insufficient"),  # a balanced classifier does it too
+        (evidence(0.3, 0.0), "not detected"),  # it does not respond: the generator is entangled
+        (evidence(0.3, 0.045), "insufficient"),  # it may respond
+        (evidence(0.0, 0.045), "not detected"),
+        (evidence(0.0, 0.3), "confounded"),  # its own walks go another way
+        (evidence(0.3, 0.3, beside=0.28), "confounded"),
+        (evidence(0.3, 0.3, witness=0.3), "insufficient"),  # the reference does it too: entangled
+        (evidence(0.3, 0.3, witness=0.28), "insufficient"),
+        (evidence(0.3, 0.03, witness=-0.3), "not detected"),  # by itself it does not move
         (evidence(0.3, 0.0, beside=0.3), "not detected"),
-        (evidence(0.07, 0.3), "insufficient"),  # lower bound below .05
-        (evidence(0.0, 0.0, n=30), "insufficient"),  # upper bound above .10
+        (evidence(0.0, 0.07, n=10), "insufficient"),  # from below .05 to above .10
+        (evidence(0.0, 0.0, n=6), "insufficient"),  # upper bound above .10
     ],
 )
 def test_verdicts(given, status):
@@ -288,7 +330,7 @@ def test_the_table_and_the_detail_swap_have_their_say():
 
 def test_the_p_value_of_a_verdict_is_that_of_its_weakest_part():
     ahead, back = evidence(0.3, 0.06)
-    assert weakest(ahead, back) == back.moved.p > ahead.over_floor.p
+    assert weakest(ahead, back) == max(back.moved.p, back.over_reference.p) > 0
     assert weakest(ahead, None) == 1
 
 
@@ -299,7 +341,10 @@ def test_forward_evidence_by_hand():
         direction=np.array([1.0, -1, -1, 1]),
         oracle_path=np.array([[0.4, 0.5, 0.7], [0.8, 0.5, 0.4], [0.2, 0.5, 0.6], [0.9, 0.9, 0.8]]),
         classifier_path=np.tile([0.1, 0.5, 0.9], (4, 1)),
-        reference=(np.array([True, True, False, True]), np.full(4, 0.4), np.array([0.6, 0.4, 0.9, 0.4])),
+        reference=(
+            np.array([True, True, False, True]), np.full(4, 0.4), np.array([0.6, 0.4, 0.9, 0.4]),
+            np.array([1.0, 1, -1, -1]),
+        ),
         groups=np.arange(4),
     )  # fmt: skip
     assert found.changed.value == 0.75
@@ -311,8 +356,27 @@ def test_forward_evidence_by_hand():
     assert found.against_target.value == 0.25  # 1 gained going down
     assert found.random.value == 0.25
     assert found.shift.value == pytest.approx((0.3 - 0.4 + 0.4 - 0.1) / 4)
+    assert found.shift_over_reference.value == pytest.approx((0.3 - 0.4 - 0.1 - 0.2) / 3)
     assert found.slope == pytest.approx((0.3 - 0.4 + 0.4 - 0.1) / 0.8 / 4)
     assert found.relative_change == pytest.approx((0.3 + 0.4 + 0.4 + 0.1) / 4 / 0.8)
+
+
+def test_what_the_reference_does_too_is_taken_off_the_reverse_effect():
+    stream = np.random.default_rng(0)
+    common, up = stream.normal(0, 0.1, 400), np.where(np.arange(400) % 2, 1.0, -1.0)
+    options = {
+        "before": np.zeros(400), "direction": up, "held_before": None, "held_after": None,
+        "groups": np.arange(400),
+    }  # fmt: skip
+    found = reverse(after=0.2 * up + common, beside=common, **options)
+    assert found.over_reference.value == pytest.approx(0.2, abs=0.002)
+    assert found.over_reference.high - found.over_reference.low < 0.1 * (found.moved.high - found.moved.low)
+    same = reverse(after=0.2 * up + common, beside=0.2 * up + common, **options)
+    assert same.moved.low > 0.15
+    assert same.over_reference.value == pytest.approx(0, abs=1e-6)
+    noise = reverse(after=0.2 * up, beside=common, **options)  # a reference of nothing takes nothing away
+    assert noise.over_reference.value == pytest.approx(0.2, abs=0.01)
+    assert reverse(after=up, **options).over_reference is None
 
 
 def test_thresholds_have_ranges():

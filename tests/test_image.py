@@ -828,7 +828,7 @@ def test_missing_empty_and_foreign_files(tmp_path):
         as_image(tmp_path / "empty.png")
     (tmp_path / "notes.png").write_text("not an image")
     with pytest.raises(
-        ImageError, match=r"notes\.png: cannot be read as an image, .*Pass a PNG, JPEG or TIFF file"
+        ImageError, match=r"notes\.png: cannot be read as an image, .*Pass a PNG, JPEG, TIFF or DICOM file"
     ):
         as_image(tmp_path / "notes.png")
 

@@ -13,8 +13,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # A module imports only from entries before its own; inside a folder from left to right.
 ORDER = """
-    errors storage image_files image image_sets image_stream drawing synthetic metrics counterfactual
-    frozen preprocessing target misuse estimators onnx_session exported_program classifier convnet
+    errors progress storage dicom_files image_files image image_sets image_stream drawing synthetic metrics
+    counterfactual frozen preprocessing target misuse estimators onnx_session exported_program classifier
+    convnet
     generators.axes generators.base generators.networks generators.linear generators.objectives
     generators.sampler generators.feed generators.perception generators.sample_quality generators.health
     generators.selection generators.loop generators.training generators.vae generators.infomax
@@ -29,7 +30,8 @@ ORDER = """
     checks.nulls checks.verdict checks.suite checks.sets
     saliency.base saliency.difference saliency.score_module saliency.attribution saliency.methods
     saliency.sanity saliency.truth
-    report.output report.panels report.strip report.document report.charts report.figures
+    report.output report.panels report.strip report.compact report.document report.charts
+    report.figures
     report.latent_map report.training_figures report.fidelity_chart report.page report.sheet
     report.fidelity_figures report.spreadsheet report.bias_wording report.bias_charts report.bias_strips
     report.bias_page
@@ -50,6 +52,7 @@ FORBIDDEN = {"torchvision", "pickle"}
 # Packages of the extras and of notebooks: imported inside the function that needs them.
 OPTIONAL = {
     "IPython",
+    "pydicom",
     "dlib",
     "face_recognition_models",
     "onnx",

@@ -48,7 +48,9 @@ def test_constraints_pin_every_dependency_of_the_package_and_its_tests(
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line), line
         name, version = line.split("==")
         pinned[canonical(name)] = version
-    wanted = lines(setup["options"]["install_requires"]) + lines(setup["options.extras_require"]["test"])
+    wanted = lines(setup["options"]["install_requires"])
+    for extra in ("test", "docs", "dicom"):
+        wanted += lines(setup["options.extras_require"][extra])
     assert {canonical(requirement) for requirement in wanted} - pinned.keys() == set()
     assert pinned["torch"] == "2.13.0"
 

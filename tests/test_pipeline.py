@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,6 @@ def test_a_large_image_is_explained_at_its_own_size(generator, classifier):
     assert found.images.shape == (10, 1, 50, 50)
     assert found.frames["reached"].all()
     assert found.bare.image.shape == (1, 16, 16)
-    assert "<iframe" in found._repr_html_()
     assert any("16x16" in sentence for sentence in found.assumptions)
 
 
@@ -448,7 +448,6 @@ class TestMapsAndFidelity:
         assert "replaced by uniform noise, in 20 steps, mean of 2 draws" in " ".join(page.split())
         assert "Accuracy is missing: No labels were given." in page
         assert "Are the maps true?" not in explanation.to_html(tmp_path / "plain.html").read_text()
-        assert html.escape("Are the maps true?") in mapped._repr_html_()
 
     def test_the_classifier_is_left_as_it_was(self, image, classifier, generator):
         before = {name: value.clone() for name, value in classifier.state_dict().items()}
@@ -607,7 +606,32 @@ def test_page_and_animation_are_written(tmp_path, explanation):
     assert "http://" not in page.replace("http://www.w3.org", "")
     with Image.open(explanation.to_gif(tmp_path / "walk.gif")) as animation:
         assert animation.n_frames >= 10
-    assert "<iframe" in explanation._repr_html_()
+
+
+def test_a_notebook_shows_verdict_and_pictures_without_script(explanation):
+    shown = explanation._repr_html_()
+    assert html.escape(explanation.verdict.sentence) in shown
+    assert shown.count("<img ") == 1 + 7 + 1  # the original, frames, the map
+    assert "<script" not in shown
+    assert "http" not in shown
+    assert len(shown) < 100_000
+
+
+def test_the_slider_is_plain_plotly_with_a_frame_for_every_level(explanation):
+    figure = explanation.slider()
+    assert len(figure.frames) == len(explanation.frames)
+    assert len(figure.layout.sliders[0].steps) == len(explanation.frames)
+    assert type(figure).__name__ == "Figure"
+
+
+def test_show_in_a_kernel_displays_the_whole_page(monkeypatch, explanation):
+    displayed = []
+    fake = types.ModuleType("IPython.display")
+    fake.HTML, fake.display = str, displayed.append
+    monkeypatch.setitem(sys.modules, "IPython.display", fake)
+    monkeypatch.setattr("explainer.explanation.in_notebook", lambda: True)
+    explanation.show()
+    assert "<iframe" in displayed[0]
 
 
 def test_show_opens_the_page_outside_of_notebooks(monkeypatch, explanation):

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from rich.console import Console
 from torch import Tensor
 
 from explainer.bias import inputs
@@ -31,6 +30,7 @@ from explainer.bias.walking import LEVELS
 from explainer.classifier import Classifier
 from explainer.generators.base import Generator
 from explainer.generators.zoo import fitting_generator, load_generator
+from explainer.progress import told
 from explainer.storage import sha256
 
 __all__ = ["audit"]
@@ -128,6 +128,7 @@ def audit(
             },
         ) | {"labels": _hashed(labels, attributes), "groups": len(np.unique(people))},
         pictures=table.pictures,
+        attribution_by_axis=table.axes,
     )  # fmt: skip
 
 
@@ -165,13 +166,9 @@ def _comparisons(
 
 @contextmanager
 def _progress(wanted: bool) -> Iterator[Any]:
-    """A function that says what is being done, on stderr if that is a terminal."""
-    console = Console(stderr=True)
-    if not (wanted and console.is_terminal):
-        yield lambda doing: None
-        return
-    with console.status("auditing") as status:
-        yield lambda doing: status.update(f"auditing: {doing}")
+    """A function that says what is being done, where somebody watches."""
+    with told(wanted, "auditing") as say:
+        yield say
 
 
 def _generator(generator: Generator | str | Path, images: Tensor) -> Generator:

@@ -35,6 +35,8 @@ class Forward:
         against_target: Share that lost it going up or gained it going down.
         one_sided: p-value of a sign test of the two (McNemar's, exact).
         shift: Mean change of the oracle's probability, counted along the walk's direction.
+        shift_over_reference: The same minus that of the reference walks along theirs, paired. What has no
+            direction (a walk that wanders through a flat region of the classifier) cancels out of both.
         slope: Mean slope of the oracle's probability over the classifier's along the paths.
         spearman: Mean rank correlation of the two along the paths.
         relative_change: Mean absolute change of the oracle from one end of the path to the other, over that
@@ -50,6 +52,7 @@ class Forward:
     against_target: Effect
     one_sided: float
     shift: Effect
+    shift_over_reference: Effect
     slope: float
     spearman: float
     relative_change: float
@@ -77,10 +80,20 @@ class Reverse:
     Attributes:
         moved: Mean change of the classifier's probability, counted along the oracle's direction.
         held: Mean absolute change of the probability that was to be held; NaN where nothing was.
+        over_reference: What is left of ``moved`` where the same walk does not move the reference: the
+            classifier given as one, else the target's oracle of the other half, which was not held. (The
+            change minus that multiple of the reference's, from 0 to 1, that comes closest to it in least
+            squares.) None if there is no reference.
     """
 
     moved: Effect
     held: float
+    over_reference: Effect | None = None
+
+    @property
+    def tested(self) -> tuple[Effect, ...]:
+        """What the verdict looks at."""
+        return (self.moved,) if self.over_reference is None else (self.moved, self.over_reference)
 
 
 def forward(
@@ -92,7 +105,7 @@ def forward(
     direction: NDArray,
     oracle_path: NDArray,
     classifier_path: NDArray,
-    reference: tuple[NDArray, NDArray, NDArray],
+    reference: tuple[NDArray, NDArray, NDArray, NDArray],
     groups: NDArray,
     margin: float = 0.05,
     alpha: float = 0.05,
@@ -107,8 +120,8 @@ def forward(
         direction: +1 where the classifier went up, -1 where it went down (N,).
         oracle_path: On the bare frames along the path (N, L).
         classifier_path: The classifier's levels of the delivered frames there (N, L).
-        reference: Of the reference walks whether they crossed (N,), and the oracle's probabilities on their
-            bare starts and ends (N,); of the same images.
+        reference: Of the reference walks of the same images whether they crossed (N,), the oracle's
+            probabilities on their bare starts and ends (N,), and their directions (N,).
         groups: Person, patient ... (N,).
         margin: Of the tests.
         alpha: 1 - coverage of the intervals.
@@ -118,6 +131,7 @@ def forward(
     gained = (~before & after & (direction > 0)) | (before & ~after & (direction < 0))
     lost = changed & ~gained
     paired, other = reference[0], (reference[1] > 0.5) != (reference[2] > 0.5)
+    along, beside = direction * (end - start), reference[3] * (reference[2] - reference[1])
     slope, spearman = _association(classifier_path, oracle_path)
     moved = np.abs(classifier_path[:, -1] - classifier_path[:, 0])
     total = float(moved.mean()) if len(moved) else 0.0
@@ -133,7 +147,8 @@ def forward(
         with_target=share(gained, groups, alpha=alpha),
         against_target=share(lost, groups, alpha=alpha),
         one_sided=float(stats.binomtest(int(gained.sum()), flips).pvalue) if flips else 1.0,
-        shift=mean(direction * (end - start), groups, margin=margin, alpha=alpha),
+        shift=mean(along, groups, margin=margin, alpha=alpha),
+        shift_over_reference=mean((along - beside)[paired], groups[paired], margin=margin, alpha=alpha),
         slope=slope,
         spearman=spearman,
         relative_change=float(np.abs(oracle_path[:, -1] - oracle_path[:, 0]).mean()) / total
@@ -150,6 +165,7 @@ def reverse(
     held_before: NDArray | None,
     held_after: NDArray | None,
     groups: NDArray,
+    beside: NDArray | None = None,
     margin: float = 0.05,
     alpha: float = 0.05,
 ) -> Reverse:
@@ -162,13 +178,20 @@ def reverse(
         held_before: Probabilities of the held oracle before (N,), if one was held.
         held_after: After.
         groups: Person, patient ... (N,).
-        margin: Of the test.
+        beside: Change of the reference's probability in the same walks (N,), if there is a reference.
+        margin: Of the tests.
         alpha: 1 - coverage of the interval.
     """
     held = math.nan
     if held_before is not None and held_after is not None and len(held_before):
         held = float(np.abs(held_after - held_before).mean())
-    return Reverse(mean(direction * (after - before), groups, margin=margin, alpha=alpha), held)
+    change = after - before
+    over = None
+    if beside is not None:
+        slope = float((change * beside).sum() / max((beside**2).sum(), 1e-12))
+        adjusted = direction * (change - min(max(slope, 0.0), 1.0) * beside)
+        over = mean(adjusted, groups, margin=margin, alpha=alpha)
+    return Reverse(mean(direction * change, groups, margin=margin, alpha=alpha), held, over)
 
 
 def _association(classifier: NDArray, oracle: NDArray) -> tuple[float, float]:

@@ -1,13 +1,14 @@
 """The evidence on one target: oracles and walks made once, and what every classifier adds to the table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from explainer.axis_attribution import AxisAttribution, attribute_to_axes, pooled
 from explainer.bias.attributes import Attribute
 from explainer.bias.confounding import Forward, Reverse, forward, reverse
 from explainer.bias.discovery import describe_walks, find_clusters
@@ -17,7 +18,7 @@ from explainer.bias.paths import forward_paths, reverse_paths
 from explainer.bias.pictures import ROOM, Strip, choose, keep_strips
 from explainer.bias.subgroups import observe
 from explainer.bias.verdict import AuditThresholds, Gate, Verdict, gates, weakest
-from explainer.bias.walking import Crossing, Watched, cross, cross_oracle, straight_direction, watch
+from explainer.bias.walking import Crossing, Watched, cross, cross_oracle, typical_difference, watch
 from explainer.checks.base import Thresholds
 from explainer.checks.robustness import FEWEST_PAIRED, detail_swap
 from explainer.classifier import Classifier
@@ -27,7 +28,10 @@ from explainer.walks.base import Scene
 
 __all__ = ["Evidence", "Table"]
 
-REVERSED = 200
+ATTRIBUTED = 64
+"""Walks that are attributed to the named axes of the generator."""
+
+REVERSED = 300
 """Walks of an oracle, and swaps of details, are made for at most this many of the audited images."""
 EXAMPLES = 3
 """Pictures that are kept of each cluster of walks."""
@@ -42,6 +46,7 @@ class Table:
     clusters: dict[str, tuple[Group, ...]]
     warnings: dict[str, str]
     pictures: dict[str, tuple[Strip, ...]]
+    axes: dict[str, AxisAttribution] = field(default_factory=dict)
 
     @property
     def room(self) -> int:
@@ -81,11 +86,12 @@ class Evidence:
         scores, bare_scores = (scores_of(self.oracles, some, rows) for some in (small, bare))
         self.original = 1 / (1 + np.exp(-scores))
         self.quality = [self._quality(number, scores, bare_scores) for number in range(len(asked))]
+        witness = None
         if unbiased is None:
             self.reference = cross_oracle(generator, own, None, walked, rows)
         else:
-            wanted = unbiased.target(target.index, walked[:1])
-            self.reference = cross(generator, unbiased, wanted, walked, rows, levels=(0.1, 0.9))
+            witness = unbiased, unbiased.target(target.index, walked[:1])
+            self.reference = cross(generator, *witness, walked, rows, levels=(0.1, 0.9))
         self.beside = watch(generator, self.reference, self.oracles, seed=seed)
         self.place = {row: position for position, row in enumerate(self.reference.rows.tolist())}
         self.names = list(models)
@@ -95,8 +101,8 @@ class Evidence:
             codes = torch.cat([generator.encode(part) for part in small.split(256)])
         self.back = [
             cross_oracle(
-                generator, oracle, own, walked[: len(fewer)], fewer, watched=watched,
-                straight=straight_direction(codes, question.values[rows], truth[rows]),
+                generator, oracle, own, walked[: len(fewer)], fewer, watched=watched, witness=witness,
+                difference=typical_difference(codes, question.values[rows], truth[rows]),
             )
             for oracle, question in zip(self.oracles[:-1], asked, strict=True)
         ]  # fmt: skip
@@ -115,6 +121,9 @@ class Evidence:
         table.warnings[key] = self._hidden(model, target, walked[:REVERSED])
         shown = [choose(crossing, seen, number, self.seed) for number in range(len(self.asked))]
         table.pictures[key] = self._pictures(name, model, target, crossing, seen, shown, table, key)
+        named = self._by_axis(model, target, walked, crossing)
+        if named is not None:
+            table.axes[key] = named
         for number, question in enumerate(self.asked):
             ahead = self._forward(number, crossing, seen)
             back, expressed, along = self._reverse(number, name)
@@ -187,7 +196,7 @@ class Evidence:
             oracle_path=seen.path[number, done], classifier_path=crossing.levels[done],
             reference=(
                 self.reference.crossed[places], self.beside.start[number, places],
-                self.beside.end[number, places],
+                self.beside.end[number, places], self.reference.direction[places],
             ),
             groups=self.people[crossing.rows[done]], margin=self.limits.present, alpha=self.alpha,
         )  # fmt: skip
@@ -222,7 +231,9 @@ class Evidence:
         if done.sum() < 2:
             return None, expressed, {}
         paths = reverse_paths(back, which, done, self.people, self.alpha)
+        beside = (back.after[-2] - back.before[-2])[done]
         return reverse(
+            beside=None if np.isnan(beside).any() else beside,
             before=back.before[which, done], after=back.after[which, done], direction=back.direction[done],
             held_before=back.before[-1, done], held_after=back.after[-1, done],
             groups=self.people[back.rows[done]], margin=self.limits.present, alpha=self.alpha,
@@ -238,6 +249,20 @@ class Evidence:
         if check.status not in ("limit", "fail"):
             return ""
         return f"the classifier reads what the generator cannot show ({_uncapitalised(check.sentence)})"
+
+    def _by_axis(
+        self, model: Classifier, target: Target, images: Tensor, crossing: Crossing
+    ) -> AxisAttribution | None:
+        """What the walks that crossed did along the named axes of the generator, the mean of some of them."""
+        axes = self.generator.axes
+        done = np.flatnonzero(crossing.crossed)[:ATTRIBUTED]
+        if axes is None or not model.differentiable or not len(done):
+            return None
+        paths = [(place, _on_the_way(crossing, row)) for place, row in enumerate(done.tolist())]
+        with model.frozen():
+            chosen = images[torch.from_numpy(done)].to(self.generator.latent_mean)
+            scene = Scene(self.generator, model, target, chosen)
+            return pooled(attribute_to_axes(scene, paths, axes))
 
     @torch.no_grad()
     def _clusters(self, crossing: Crossing) -> list[Group]:
@@ -260,6 +285,15 @@ class Evidence:
             said, named = _shared(self.asked, rows[inside], rows[others], cluster.distinct)
             groups.append(Group(replace(cluster, rows=rows[cluster.rows]), said, named))
         return groups
+
+
+def _on_the_way(crossing: Crossing, row: int) -> Tensor:
+    """Codes ``(P, D)`` of one walk, from its start over the levels beyond the image's own to its end."""
+    up = crossing.direction[row] > 0
+    along = range(crossing.path.shape[1]) if up else range(crossing.path.shape[1] - 1, -1, -1)
+    own, sign = crossing.level[row], crossing.direction[row]
+    passed = [crossing.path[row, k] for k in along if sign * (crossing.levels[row, k] - own) > 0]
+    return torch.stack([crossing.start[row], *passed])
 
 
 def _shared(

@@ -17,9 +17,13 @@ thresholds      of the verdicts
 provenance      versions, image count and hash, fingerprints, options
 ==============  ==========================================================================================
 
+and ``attribution_by_axis``, by "classifier, target" the record of an :class:`AxisAttribution`, the mean of
+the walks that crossed; empty where the generator has no named axes.
+
 An effect is an object: value, low, high, n, groups, p, margin. What is not a finite number is null.
 """
 
+import html
 import json
 import math
 from collections.abc import Mapping
@@ -30,6 +34,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from explainer.axis_attribution import AxisAttribution
 from explainer.bias.confounding import Forward, Reverse
 from explainer.bias.discovery import Cluster
 from explainer.bias.junit import as_junit
@@ -40,6 +45,7 @@ from explainer.bias.subgroups import Observed
 from explainer.bias.verdict import AuditThresholds, Gate, Verdict
 from explainer.errors import OutputError
 from explainer.report.bias_page import finding_columns, write_bias
+from explainer.report.compact import compact_table, compact_verdict
 from explainer.report.spreadsheet import csv_text
 
 __all__ = ["SCHEMA", "BiasReport", "Comparison", "Finding", "Group"]
@@ -124,6 +130,8 @@ class BiasReport:
         thresholds: Where evidence turned into verdicts.
         provenance: Versions, seed, options, hashes and counts.
         pictures: Some walks by "classifier, target"; of these only the numbers go into the JSON.
+        attribution_by_axis: By "classifier, target": what the walks did along the named axes of the
+            generator, the mean of those that crossed; empty if it has none.
     """
 
     findings: tuple[Finding, ...]
@@ -134,11 +142,23 @@ class BiasReport:
     thresholds: AuditThresholds
     provenance: Mapping[str, Any]
     pictures: Mapping[str, tuple[Strip, ...]] = field(default_factory=dict)
+    attribution_by_axis: Mapping[str, AxisAttribution] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         counts = pd.Series([finding.verdict.status for finding in self.findings]).value_counts()
         said = ", ".join(f"{count} {status}" for status, count in counts.items())
         return f"BiasReport({said})"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: a verdict and a sentence for each question, and what could not be asked."""
+        rows = [
+            (html.escape(f"{finding.attribute} ({finding.target}, {finding.classifier})"),
+             compact_verdict(finding.verdict.status), html.escape(finding.verdict.sentence))
+            for finding in self.findings
+        ]  # fmt: skip
+        said = [*self.warnings.values(), *self.skipped]
+        notes = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in said if sentence)
+        return f"<div>{compact_table(('question', 'verdict', 'why'), rows)}<ul>{notes}</ul></div>"
 
     def of_status(self, status: str) -> tuple[Finding, ...]:
         """The findings of a verdict: ``"confounded"``, ``"not detected"`` or ``"insufficient"``."""
@@ -167,6 +187,8 @@ class BiasReport:
                 }  # fmt: skip
             if finding.reverse is not None:
                 effects["reverse"] = finding.reverse.moved
+                if finding.reverse.over_reference is not None:
+                    effects["reverse over reference"] = finding.reverse.over_reference
             for name, effect in effects.items():
                 row |= {
                     name: effect.value, f"{name} low": effect.low, f"{name} high": effect.high,
@@ -189,6 +211,9 @@ class BiasReport:
                 for name, groups in self.clusters.items()
             },
             "warnings": dict(self.warnings),
+            "attribution_by_axis": {
+                name: _plain(found.record()) for name, found in self.attribution_by_axis.items()
+            },
             "skipped": list(self.skipped),
             "thresholds": asdict(self.thresholds),
             "provenance": _plain(self.provenance),

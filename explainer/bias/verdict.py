@@ -1,15 +1,23 @@
 """From evidence to a verdict on one attribute.
 
 =================  ======================================================================================
-confounded         every gate holds; the lower bounds of forward (over both) and reverse exceed
-                   ``present``, with q <= alpha over the whole table
-not detected       every gate holds, the classifier reads nothing the code does not hold (detail swap), and
-                   both upper bounds lie below ``absent``
+confounded         every gate holds; walking the attribute with the target held moves the classifier beyond
+                   ``present``, by itself and over the reference (lower bounds), with q <= alpha over the
+                   whole table
+not detected       every gate holds, the classifier reads nothing the code does not hold (detail swap),
+                   walking the attribute moves it less than ``absent``, and its own walks take the attribute
+                   along less than that (over reconstruction, over the reference, or in their direction);
+                   or, where they do take it along, walking it moves the classifier less than ``present``,
+                   also over the reference: then it is the generator that is entangled (all upper bounds)
 insufficient       anything else
 =================  ======================================================================================
 
-A verdict of confounding needs all three effects, so its p-value is the largest of theirs (intersection-union
-test, Berger 1982), and these are corrected over the whole table.
+The verdict of confounding rests on the *reverse* evidence. The forward evidence cannot carry it: a walk takes
+the cheapest way, so of a classifier that relies on an attribute a little (its probability changes by .1 with
+it) a walk changes the attribute in less than one image of twenty; and an entangled generator makes it fire
+alone. What it adds is whether the classifier's own walks go by the attribute. A verdict of confounding needs
+all reverse effects, so its p-value is the largest of theirs (intersection-union test, Berger 1982), and these
+are corrected over the whole table.
 """
 
 import math
@@ -17,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from explainer.bias.confounding import Forward, Reverse
+from explainer.bias.statistics import Effect
 from explainer.errors import OptionError
 
 __all__ = ["AuditThresholds", "Gate", "Verdict", "decide", "gates", "weakest"]
@@ -140,8 +149,9 @@ def weakest(ahead: Forward | None, back: Reverse | None) -> float:
     """The p-value of a verdict of confounding: the largest of what it needs; 1 if one is unknown."""
     if ahead is None or back is None:
         return 1.0
-    effects = (*ahead.tested, back.moved)
-    return max(effect.p for effect in effects) if all(effect.known for effect in effects) else 1.0
+    effects = back.tested
+    agree = len({effect.value > 0 for effect in effects}) == 1
+    return max(effect.p for effect in effects) if agree and all(effect.known for effect in effects) else 1.0
 
 
 def decide(
@@ -169,26 +179,37 @@ def decide(
     if failed or ahead is None or back is None:
         reasons = "; ".join(gate.sentence for gate in failed) or "there were no walks to measure"
         return Verdict("insufficient", f"Insufficient evidence: {reasons}.")
-    if not all(effect.known for effect in (*ahead.tested, back.moved)):
+    if not all(effect.known for effect in (*ahead.tested, *back.tested)):
         return Verdict("insufficient", "Insufficient evidence: an effect could not be estimated.")
+    over = "" if back.over_reference is None else f", over the reference by {_signed(back.over_reference)}"
     numbers = (
-        f"the attribute changes in {ahead.changed.value:.0%} of the walks of the classifier "
-        f"(effect {ahead.low:+.2f} to {ahead.high:+.2f} over reconstruction and reference), and walking the "
-        f"attribute moves the classifier by {back.moved.value:+.2f} [{back.moved.low:+.2f}, "
-        f"{back.moved.high:+.2f}]"
+        f"walking the attribute, the target held, moves the classifier by {_signed(back.moved)}{over}; the "
+        f"attribute changes in {ahead.changed.value:.0%} of the walks of the classifier (effect "
+        f"{ahead.low:+.2f} to {ahead.high:+.2f} over reconstruction and reference)"
     )
-    if ahead.low > thresholds.present and back.moved.beyond(thresholds.present):
+    moves = all(effect.beyond(thresholds.present) for effect in back.tested)
+    along = ahead.low > thresholds.present
+    if moves and len({effect.value > 0 for effect in back.tested}) == 1:
         if q <= alpha:
-            return Verdict("confounded", f"Supports evidence for confounding: {numbers}; q = {q:.2g}.")
+            how = "" if along else " Its own walks mostly cross by other, cheaper changes."
+            return Verdict("confounded", f"Supports evidence for confounding: {numbers}; q = {q:.2g}.{how}")
         said = f"{numbers}, but q = {q:.2g} over the whole table"
         return Verdict("insufficient", f"Insufficient evidence: {said}.")
-    if ahead.high < thresholds.absent and back.moved.within(thresholds.absent):
+    still = back.moved.within(thresholds.absent)
+    without = ahead.high < thresholds.absent or ahead.shift_over_reference.within(thresholds.absent)
+    apart = all(effect.within(thresholds.present) for effect in back.tested)
+    if still and (without or apart):
         if hidden:
             return Verdict("insufficient", f"Insufficient evidence: {numbers}. But {hidden}.")
-        return Verdict("not detected", f"Not detected: {numbers}.")
+        why = "" if without else " What its own walks change with it is entangled in the generator."
+        return Verdict("not detected", f"Not detected: {numbers}.{why}")
     alone = ""
-    if ahead.low > thresholds.present and back.moved.within(thresholds.absent):
+    if still:
         alone = " The forward effect alone points to an entangled generator rather than to the classifier."
-    elif ahead.high < thresholds.absent and back.moved.beyond(thresholds.present):
-        alone = " The classifier responds to the attribute, but other changes take it across more cheaply."
+    elif back.moved.beyond(thresholds.present):
+        alone = " The reference moves as well: the generator is entangled, or the reference reads it too."
     return Verdict("insufficient", f"Insufficient evidence: {numbers}.{alone}")
+
+
+def _signed(effect: Effect) -> str:
+    return f"{effect.value:+.2f} [{effect.low:+.2f}, {effect.high:+.2f}]"

@@ -1,15 +1,18 @@
 r"""Walks made for evidence: across the boundary of one model, while another is watched or held.
 
-:func:`cross` walks every image to the other side of a score. :class:`HeldWalk` does so while a second score
-is held: with gradients :math:`g` of the walked and :math:`h` of the held score it follows
+:func:`cross` walks every image to the other side of a score. :class:`HeldWalk` changes an attribute while the
+score of the target is held. First by the *typical difference*: the slope :math:`b` of the least-squares fit
+:math:`z = c + a\, b + y\, b_y` of codes on attribute and target, how codes differ with the attribute at one
+value of the target. A walk that stops where the oracle just tips would give but a little of the attribute.
+The held score is then brought back by Newton steps along its gradient :math:`h`, less what of it lies along
+the oracle's gradient :math:`g`. Where that does not arrive with the target held, nor with one and a half or
+two differences, the walk follows
 
 .. math:: g - \frac{g \cdot h}{h \cdot h} h
 
-which leaves the held score unchanged to first order; how far it moved all the same is measured. Where that
-path ends before its goal it goes straight instead, along the slope :math:`b` of the least-squares fit
-:math:`z = c + a\, b + y\, b_y` of codes on attribute and target: how codes differ with the attribute where
-the target is the same. Held walks are greedy (``shorten=0``): they are many, and sliding back along level
-sets doubles their cost.
+to the end of the levels, which leaves the held score unchanged to first order; how far it moved all the same
+is measured. These walks are greedy (``shorten=0``): they are many, and sliding back along level sets doubles
+their cost.
 """
 
 from collections.abc import Sequence
@@ -25,10 +28,9 @@ from explainer.checks.nulls import random_moves
 from explainer.classifier import Classifier
 from explainer.generators.base import Generator
 from explainer.target import Target
-from explainer.walks.base import TOLERANCE, Goals, Lanes, Scene, Walk, require_levels
+from explainer.walks.base import TOLERANCE, Scene, Walk, WalkResult, require_levels
 from explainer.walks.evolution import EvolutionWalk
 from explainer.walks.gradient import GradientWalk
-from explainer.walks.placing import Lane
 from explainer.walks.stepping import SteppingWalk
 
 __all__ = [
@@ -38,14 +40,16 @@ __all__ = [
     "Watched",
     "cross",
     "cross_oracle",
-    "straight_direction",
+    "typical_difference",
     "watch",
 ]
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 ENDS = (0.1, 0.9)
-STRAIGHT = tuple(np.linspace(0.3, 4.5, 15).tolist())
-"""Distances tried on a straight walk, in prior standard deviations of the code."""
+MULTIPLES = (1.0, 1.5, 2.0)
+"""Of the typical difference, tried in turn: from an extreme image it does not lead to the other side."""
+CORRECTIONS, CORRECTION = 4, 0.7
+"""Newton steps that bring a held score back, and how far each may go, in prior standard deviations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,70 +108,107 @@ class Watched:
 
 
 class HeldWalk(SteppingWalk):
-    """A gradient walk that leaves another classifier's score where it is, to first order.
+    """A walk to an end of the levels that leaves another classifier's score where it is.
 
     Args:
         held: The classifier that is not to notice.
         target: What of it is held.
-        straight: Direction (D,) to try where the gradients lead nowhere; None tries nothing.
+        difference: How codes differ between the answers (D,); it is tried before the gradients.
+        tolerance: Largest change of the held level with which a difference is taken.
         radius: First trust radius, in prior standard deviations of the code.
         steps: Largest number of steps of one lane.
     """
 
     name = "held"
+    settles = True
 
     def __init__(
         self,
         held: Classifier,
         target: Target,
-        straight: Tensor | None = None,
+        difference: Tensor | None = None,
         *,
+        tolerance: float = 0.2,
         radius: float = 0.5,
         steps: int = 20,
     ) -> None:
         super().__init__(radius=radius, steps=steps, shorten=0.0)
-        self.held, self.target, self.straight = held, target, straight
+        self.held, self.target, self.difference, self.tolerance = held, target, difference, tolerance
 
-    def lanes(self, scene: Scene, goals: Goals, wanted: Tensor) -> Lanes:
-        lanes = super().lanes(scene, goals, wanted)
-        missed = [key for key, lane in lanes.items() if key[1] * (lane.scores[-1] - goals[key]) < 0]
-        if self.straight is None or not missed:
-            return lanes
-        rows = torch.tensor([image for image, _ in missed])
-        signs = torch.tensor([float(sign) for _, sign in missed]).to(scene.z)[:, None]
-        other = {key: Lane([scene.z[key[0]]], [float(scene.score0[key[0]])]) for key in missed}
-        for lane in other.values():
-            lane.gradients.append(torch.full_like(lane.codes[0], torch.nan))
-        for distance in STRAIGHT:
-            codes = scene.z[rows] + signs * distance * self.straight
-            for key, code, score in zip(missed, codes, scene.score(codes, rows).tolist(), strict=True):
-                other[key].add(code, score)
-        for key, lane in other.items():
-            if max(key[1] * score for score in lane.scores) >= key[1] * goals[key]:
-                lanes[key] = lane
-        return lanes
+    def __call__(self, scene: Scene, levels: Tensor) -> WalkResult:
+        """As any walk; where the typical difference does it, its end stands for the levels on its side."""
+        ends, done = self._moved(scene, levels)
+        left = torch.nonzero(~done).flatten()
+        latents = torch.where((levels > 0.5)[None, :, None] == (scene.score0 < 0)[:, None, None],
+                              ends[:, None], scene.z[:, None])  # fmt: skip
+        reasons = [[""] * len(levels) for _ in range(len(ends))]
+        if len(left):
+            rest = Scene(
+                scene.generator, scene.classifier, scene.target, scene.images[left],
+                batch_size=scene.batch_size,
+            )  # fmt: skip
+            walked = super().__call__(rest, levels)
+            latents[left] = walked.latents
+            for image, said in zip(left.tolist(), walked.reasons, strict=True):
+                reasons[image] = said
+        return WalkResult(latents, reasons, scene.gradients / len(ends), scene.evaluations / len(ends))
 
     def look(self, scene: Scene, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self._turned(scene, z, rows)
+        score, gradient, _, other = self._both(scene, z, rows)
+        return score, gradient - _share(gradient, other) * other
 
     def slope(self, scene: Scene, z: Tensor, rows: Tensor, previous: Tensor | None, step: int) -> Tensor:
-        return self._turned(scene, z, rows)[1]
+        _, gradient, _, other = self._both(scene, z, rows)
+        return gradient - _share(gradient, other) * other
 
-    def _turned(self, scene: Scene, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (M,), and their gradients (M, D) turned so that the held score stays."""
+    def _moved(self, scene: Scene, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (N, D) moved by the difference, the held score brought back; and which arrived (N,)."""
+        ends, arrived = scene.z.clone(), torch.zeros(len(scene.z), dtype=torch.bool)
+        if self.difference is None:
+            return ends, arrived
+        up = scene.score0 < 0
+        sign = torch.where(up, 1.0, -1.0)[:, None]
+        wanted = scene.target.to_score(levels).to(scene.score0)
+        with torch.no_grad():
+            before = self.held.score(scene.deliver(scene.z, torch.arange(len(ends))), self.target)
+        for multiple in MULTIPLES:
+            rows = torch.nonzero(~arrived).flatten()
+            if not len(rows):
+                break
+            z = scene.z[rows] + multiple * sign[rows] * self.difference
+            for _ in range(CORRECTIONS):
+                _, gradient, now, other = self._both(scene, z, rows)
+                aside = other - _share(other, gradient) * gradient
+                back = (before[rows] - now)[:, None] * aside
+                back = back / (aside * other).sum(1, keepdim=True).clamp_min(1e-6)
+                z = z + back * (CORRECTION / back.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
+            with torch.no_grad():
+                score, now = scene.score(z, rows), self.held.level(scene.deliver(z, rows), self.target)
+            there = torch.where(up[rows], score >= wanted[-1], score <= wanted[0])
+            there &= (now - self.target.to_level(before[rows])).abs() <= self.tolerance
+            ends[rows[there]], arrived[rows[there]] = z[there], True
+        return ends, arrived
+
+    def _both(self, scene: Scene, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The walked score (M,) and its gradient (M, D), the held score and its gradient."""
         scene.gradients += len(z)
-        scores, directions = [], []
+        found: list[tuple[Tensor, ...]] = []
         with torch.enable_grad():
-            for part, members in zip(z.split(scene.batch_size), rows.split(scene.batch_size), strict=True):
+            for part, members, count in scene.batches(z, rows):
                 leaf = part.detach().requires_grad_(True)
                 delivered = scene.deliver(leaf, members)
                 score = scene.classifier.score(delivered, scene.target)
+                other = self.held.score(delivered, self.target)
                 (gradient,) = torch.autograd.grad(score.sum(), leaf, retain_graph=True)
-                (other,) = torch.autograd.grad(self.held.score(delivered, self.target).sum(), leaf)
-                along = (gradient * other).sum(1) / other.square().sum(1).clamp_min(1e-12)
-                scores.append(score.detach())
-                directions.append(gradient - along[:, None] * other)
-        return torch.cat(scores), torch.cat(directions)
+                (beside,) = torch.autograd.grad(other.sum(), leaf)
+                found.append(tuple(each.detach()[:count] for each in (score, gradient, other, beside)))
+        score, gradient, other, beside = (torch.cat(each) for each in zip(*found, strict=True))
+        return score, gradient, other, beside
+
+
+def _share(one: Tensor, other: Tensor) -> Tensor:
+    """How much of directions (M, D) lies along others: factors (M, 1)."""
+    return (one * other).sum(1, keepdim=True) / other.square().sum(1, keepdim=True).clamp_min(1e-12)
 
 
 def cross(
@@ -179,10 +220,11 @@ def cross(
     *,
     walk: Walk | None = None,
     levels: Sequence[float] = LEVELS,
+    least: float = 0.9,
     watched: Sequence[tuple[Classifier, Target]] = (),
     batch_size: int = 64,
 ) -> Crossing:
-    """Walk images to the other side of a score: to .1 from above .5, to .9 from below.
+    """Walk images to the other side of a score: to the highest level from below .5, to the lowest from above.
 
     Args:
         generator: In evaluation mode.
@@ -191,7 +233,8 @@ def cross(
         images: (N, C, H, W) in [0, 1], any size.
         rows: Number of each in the audited set.
         walk: By default along the gradient, or along a measured slope where there is none.
-        levels: Ascending, from .1 to .9.
+        levels: Ascending.
+        least: A walk has crossed from this level up, or from 1 - this level down.
         watched: Classifiers that are asked about the delivered images before and after.
         batch_size: Images walked at once.
     """
@@ -211,14 +254,14 @@ def cross(
             end = torch.where(up[:, None], path[:, -1], path[:, 0])
             achieved = [target.to_level(scene.score(codes, own).double()) for codes in path.unbind(dim=1)]
             reached = torch.where(up, achieved[-1], achieved[0])
-            goal = torch.where(up, wanted[-1].to(reached), wanted[0].to(reached))
+            arrived = torch.where(up, reached >= least - TOLERANCE, reached <= 1 - least + TOLERANCE)
             with torch.no_grad():
                 first, last = scene.deliver(scene.z, own), scene.deliver(end, own)
                 bare = generator.at_full_size(generator.decode(scene.z), scene.small, scene.images)
                 parts.append(
                     (
                         torch.where(up, 1.0, -1.0).double(),
-                        ((reached - goal).abs() <= TOLERANCE).double(),
+                        arrived.double(),
                         scene.z,
                         path,
                         target.to_level(scene.score0.double()),
@@ -238,8 +281,8 @@ def cross(
 
 
 @torch.no_grad()
-def straight_direction(codes: Tensor, answers: NDArray, truth: NDArray) -> Tensor | None:
-    """How codes (N, D) differ with the attribute where the target is the same: (D,), length 1.
+def typical_difference(codes: Tensor, answers: NDArray, truth: NDArray) -> Tensor | None:
+    """How codes (N, D) differ with the attribute where the target is the same: (D,), from without to with.
 
     None if the answers do not vary beyond the target.
     """
@@ -248,9 +291,7 @@ def straight_direction(codes: Tensor, answers: NDArray, truth: NDArray) -> Tenso
     if np.linalg.matrix_rank(columns) < 3:
         return None
     slopes = np.linalg.lstsq(columns, codes[torch.from_numpy(known)].double().cpu().numpy(), rcond=None)[0]
-    direction = torch.from_numpy(slopes[1]).to(codes)
-    length = float(direction.norm())
-    return direction / length if length > 0 else None
+    return torch.from_numpy(slopes[1]).to(codes) if slopes[1].any() else None
 
 
 def cross_oracle(
@@ -260,21 +301,23 @@ def cross_oracle(
     images: Tensor,
     rows: NDArray[np.int64],
     *,
-    straight: Tensor | None = None,
-    levels: Sequence[float] = ENDS,
+    difference: Tensor | None = None,
     watched: Sequence[tuple[Classifier, Target]] = (),
+    witness: tuple[Classifier, Target] | None = None,
 ) -> Crossing:
-    """Walk images to the other side of an oracle while the ``held`` one is held, each with its own models.
+    """Move images to the other side of an oracle while the ``held`` one is held, each with its own models.
 
     Args:
         generator: In evaluation mode.
-        oracle: What is walked.
-        held: What is held; None holds nothing. It is also watched, after all others.
+        oracle: What is moved.
+        held: What is held; None holds nothing, and the oracle is walked as any classifier is. It is also
+            watched, after all others, and before it the ``witness``.
         images: (N, C, H, W) in [0, 1], any size.
         rows: Number of each in the audited set.
-        straight: See :class:`HeldWalk`.
-        levels: As for :func:`cross`.
+        difference: See :func:`typical_difference`; None goes along the held gradient only.
         watched: Classifiers that are asked about the delivered images before and after.
+        witness: A model of what is held that is itself not held; by default the held oracle's of the other
+            half (levels are NaN where there is none).
     """
     parts = []
     for part in oracle.parts:
@@ -283,16 +326,23 @@ def cross_oracle(
             if not len(chosen):
                 continue
             some, mine = images[torch.from_numpy(chosen)], rows[chosen]
-            model, target = part.classifier, part.target
-            if kept is None:
-                parts.append(cross(generator, model, target, some, mine, levels=levels, watched=watched))
-                continue
-            with kept.classifier.frozen():
-                walk = HeldWalk(kept.classifier, kept.target, straight)
-                also = [*watched, (kept.classifier, kept.target)]
+            if held is None or kept is None:
                 parts.append(
-                    cross(generator, model, target, some, mine, walk=walk, levels=levels, watched=also)
+                    cross(generator, part.classifier, part.target, some, mine, levels=ENDS, watched=watched)
                 )
+                continue
+            others = [(each.classifier, each.target) for each in held.parts if each is not kept]
+            asked = others[0] if witness is None and others else witness
+            own = (kept.classifier, kept.target)
+            walk = HeldWalk(*own, difference)
+            with kept.classifier.frozen():
+                found = cross(
+                    generator, part.classifier, part.target, some, mine, walk=walk, levels=ENDS,
+                    watched=[*watched, own if asked is None else asked, own],
+                )  # fmt: skip
+            if asked is None:
+                found.before[-2] = found.after[-2] = np.nan
+            parts.append(found)
 
     def joined(name: str, axis: int = 0) -> NDArray:
         return np.concatenate([getattr(part, name) for part in parts], axis=axis)

@@ -51,7 +51,8 @@ EXAMPLES = examples(
     ),
     (
         "Two methods that need no generator, on a classifier of your own",
-        "explainer fidelity photos --classifier model.onnx --saliency occlusion --saliency feature_ablation",
+        "explainer fidelity photos --classifier model.onnx --class-names cat,dog --target dog "
+        "--saliency occlusion --saliency feature_ablation",
     ),
 )
 

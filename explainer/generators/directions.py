@@ -16,7 +16,7 @@ last fifth.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from explainer.generators.axes import Axis, NamedAxes
 from explainer.generators.base import Generator, as_unit_interval
 from explainer.generators.guidance import Anchors, Guidance, Labels, Lock, Naming, Pair, Ranking
 
-__all__ = ["Told", "codes_of", "find_axes", "name_axes", "told"]
+__all__ = ["Told", "codes_of", "find_axes", "label_line", "name_axes", "places_of", "told"]
 
 FOLDS = 5
 FEWEST = 4
@@ -116,7 +116,7 @@ def find_axes(
 ) -> NamedAxes:
     """Named axes of codes ``(N, D)``; see :func:`name_axes`."""
     values = codes.double().cpu().numpy()
-    evidence = told(guidance, _places(guidance, ids, len(values)))
+    evidence = told(guidance, places_of(guidance, ids, len(values)))
     fixed = _fixed(guidance, values.shape[1], before, evidence)
     names = [*(name for name in fixed if name not in guidance.names), *guidance.names]
     if not names:
@@ -140,22 +140,21 @@ def find_axes(
         axis = known.get(name, Axis(name)) if not evidence.get(name) else Axis(name)
         basis = ", ".join(dict.fromkeys(each.basis for each in evidence.get(name, []) if each.basis))
         low, median, high = np.quantile(coordinates[:, number], _SPAN).tolist()
-        slope, offset = _line(coordinates[:, number], evidence.get(name, []))
-        measured = dict(zip(("measure", "quality", "count"), held[name], strict=True)) if name in held else {}
-        axes.append(
-            replace(
-                axis, span=(low, median, high), slope=slope or axis.slope, offset=offset or axis.offset,
-                **({"basis": basis} if basis else {}), **measured,
-                **({"low": said[-1].low or axis.low, "high": said[-1].high or axis.high} if said else {}),
-            )
-        )  # fmt: skip
+        slope, offset = label_line(coordinates[:, number], evidence.get(name, []))
+        known_of: dict[str, Any] = {"basis": basis} if basis else {}
+        if name in held:
+            known_of |= dict(zip(("measure", "quality", "count"), held[name], strict=True))
+        if said:
+            known_of |= {"low": said[-1].low or axis.low, "high": said[-1].high or axis.high}
+        line = {"slope": slope or axis.slope, "offset": offset or axis.offset}
+        axes.append(replace(axis, span=(low, median, high), **line, **known_of))
     return NamedAxes(tuple(axes), torch.from_numpy(origin).float(), torch.from_numpy(directions).float())
 
 
 # -- statements as numbers -------------------------------------------------------------------------------
 
 
-def _places(guidance: Guidance, ids: Sequence[object] | None, count: int) -> dict[str, int]:
+def places_of(guidance: Guidance, ids: Sequence[object] | None, count: int) -> dict[str, int]:
     """Where each image is."""
     known = [str(each) for each in (range(count) if ids is None else ids)]
     if len(known) != count or len(set(known)) < count:
@@ -259,7 +258,7 @@ def _require_apart(rows: Array, names: Sequence[str]) -> None:
     if not len(rows) or np.linalg.eigvalsh(rows @ rows.T)[0] > _SAME_WAY:
         return
     cosines = np.abs(np.triu(rows @ rows.T, 1))
-    a, b = np.unravel_index(cosines.argmax(), cosines.shape)
+    a, b = (int(each) for each in np.unravel_index(cosines.argmax(), cosines.shape))
     raise GeneratorError(
         "guidance", "asks for axes that this generator cannot tell apart",
         received=f'"{names[a]}" and "{names[b]}", cosine {cosines[a, b]:.2f}',
@@ -286,7 +285,7 @@ def _ridge(codes: Array, name: str, evidence: Sequence[Told]) -> Array:
     return np.asarray(found.coef_, dtype=np.float64)
 
 
-def _line(coordinates: Array, evidence: Sequence[Told]) -> tuple[float, float]:
+def label_line(coordinates: Array, evidence: Sequence[Told]) -> tuple[float, float]:
     """Slope and offset of labelled values over the coordinate; zeros without labels."""
     labelled = [each for each in evidence if "labels" in each.basis]
     if not labelled:

@@ -35,11 +35,19 @@ from explainer import metrics
 from explainer.errors import OptionError
 from explainer.generators.axes import NamedAxes
 from explainer.generators.base import as_unit_interval
-from explainer.generators.directions import Told, codes_of, find_axes, told
+from explainer.generators.directions import (
+    Told,
+    codes_of,
+    find_axes,
+    label_line,
+    places_of,
+    told,
+)
 from explainer.generators.feed import feed
 from explainer.generators.guidance import Anchors, Guidance, Lock
 from explainer.generators.teacher import Teacher, describe, fit_teacher
-from explainer.generators.training import FEWEST_IMAGES, TrainableGenerator, store_codes
+from explainer.generators.training import FEWEST_IMAGES, TrainableGenerator, _claim, store_codes
+from explainer.storage import sha256, state_sha256
 
 __all__ = ["Weights", "guide"]
 
@@ -55,11 +63,11 @@ Trained = TypeVar("Trained", bound=TrainableGenerator)
 class Weights:
     """What each part of the guidance counts, beside the generator's own loss in nats per pixel value."""
 
-    told: float = 3.0
-    spread: float = 1.0
-    moved: float = 0.5
+    told: float = 5.0
+    spread: float = 10.0
+    moved: float = 1.0
     apart: float = 0.1
-    kept: float = 1.0
+    kept: float = 2.0
 
 
 def guide(
@@ -135,20 +143,24 @@ def guide(
         phase.module.train()
     phase.module.requires_grad_(True)
     known = feed(images[training], "images", guided.shape, FEWEST_IMAGES)
-    ramp_steps = max(1, round(RAMP * steps))
-    counted = [0]
 
-    def loss(batch: Tensor, noise: torch.Generator, ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
-        counted[0] += 1
-        own, terms = guided.loss(phase, guided.prepare(batch), noise, 1.0)
-        strength = min(1.0, ramp / (10 * RAMP)) if ramp < 1 else min(1.0, counted[0] / ramp_steps)
+    def loss(batch: Tensor, noise: torch.Generator, _: float) -> tuple[Tensor, dict[str, Tensor]]:
+        own, terms = guided.loss(phase, guided.prepare(batch), noise, 1.0)  # the KL term was ramped before
         extra, said = lesson(guided, batch, noise)
-        return own + strength * extra, {**terms, **said}
+        return own + min(1.0, loop.progress() / RAMP) * extra, {**terms, **said}
 
+    called = [str(each) for each in (range(len(images)) if ids is None else ids)]
     with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng():
         torch.manual_seed(seed)
         folder = Path(resume_from) if resume_from is not None else Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
+        said = "\n".join([guidance.to_csv(), *called])
+        run_of: dict[str, object] = {
+            "kind": generator.kind, "options": generator.options(), "steps": steps, "seed": seed,
+            "batch_size": batch_size, "learning_rate": learning_rate, "images": known.digest(),
+            "guidance": sha256(said.encode()), "guided by": asdict(lesson.weights),
+            "generator": state_sha256(generator.state_dict()),
+        }  # fmt: skip
+        _claim(folder, run_of)
         loop = Loop(
             "guidance", phase.module, loss, steps=steps, seconds=60 * minutes, rate=learning_rate, seed=seed,
             flip=False,
@@ -183,27 +195,39 @@ def _finished(
     r2 = {name: _r2(each, aside) for name, each in (("before", before), ("after", guided))}
     health = guided.health(aside)
     codes = codes_of(guided, images)
-    found = _as_learned(axes, codes)
+    found = _as_learned(axes, codes, lesson_of=told(guidance, _places(guidance, ids, len(images))))
     guided.axes = replace(
         found,
         record={
             "mode": "fine-tune", "statements": len(guidance.statements), "steps": steps, "seed": seed,
             "weights": asdict(weights), "held-out images": len(held), "R2 before": r2["before"],
             "R2 after": r2["after"], "health": f"{health.status}: {health.sentence}",
+            "held-out before": {axis.name: axis.quality for axis in axes.axes if axis.measure},
         },
     )  # fmt: skip
     return guided
 
 
-def _as_learned(axes: NamedAxes, codes: Tensor) -> NamedAxes:
-    """The axes with the origin they were trained with, and the spans of the new codes."""
+def _as_learned(axes: NamedAxes, codes: Tensor, lesson_of: dict[str, list[Told]]) -> NamedAxes:
+    """The axes with the origin they were trained with, and what the new codes say of them.
+
+    Nothing was held out of what was said of them, so they have no quality any more.
+    """
     coordinates = axes.coordinates(codes).double().cpu()
     spans = torch.quantile(
         coordinates, torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64), dim=0
     ).T.tolist()
-    learned = [
-        replace(axis, span=(span[0], span[1], span[2])) for axis, span in zip(axes.axes, spans, strict=True)
-    ]
+    learned = []
+    for number, (axis, span) in enumerate(zip(axes.axes, spans, strict=True)):
+        now = replace(axis, span=(span[0], span[1], span[2]))
+        evidence = lesson_of.get(axis.name, [])
+        if any(each.basis for each in evidence):
+            slope, offset = label_line(coordinates[:, number].numpy(), evidence)
+            now = replace(
+                now, basis=f"{axis.basis}, fine-tuned", measure="", quality=float("nan"), count=0,
+                slope=slope or axis.slope, offset=offset or axis.offset,
+            )  # fmt: skip
+        learned.append(now)
     return replace(axes, axes=tuple(learned))
 
 
@@ -217,9 +241,8 @@ def _r2(generator: TrainableGenerator, images: Tensor) -> list[float]:
 
 
 def _places(guidance: Guidance, ids: Sequence[object] | None, count: int) -> dict[str, int]:
-    from explainer.generators.directions import _places as located
-
-    places = located(guidance, ids, count)
+    """Where each guided image is."""
+    places = places_of(guidance, ids, count)
     return {each: places[each] for each in guidance.ids}
 
 

@@ -17,7 +17,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from explainer.errors import TrainingError
 from explainer.generators.base import as_unit_interval
 from explainer.generators.feed import Feed
 from explainer.generators.selection import Selection
+from explainer.progress import in_notebook, told
 
 __all__ = ["Loop", "run"]
 
@@ -285,8 +286,26 @@ class _Bar(pl.Callback):
         said = f"step {self.loop.global_step:,}: {', '.join(terms)}"
         self.bar.update(self.task, completed=self.loop.progress(), terms=said)
 
-    def teardown(self, *_: Any) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         self.bar.stop()
+
+
+class _Line(pl.Callback):
+    """The same in the cell of a notebook, drawn anew at most ten times a second."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop, self.drawn, self.line = loop, 0.0, ExitStack()
+
+    def on_train_start(self, *_: Any) -> None:
+        self.say = self.line.enter_context(told(True, self.loop.name))
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if time.monotonic() - self.drawn > 0.1:
+            self.drawn = time.monotonic()
+            self.say(f"step {self.loop.global_step:,}", self.loop.progress())
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        self.line.close()
 
 
 def run(loop: Loop, images: Feed, batch_size: int, folder: Path, *, progress: bool) -> None:
@@ -321,7 +340,8 @@ def run(loop: Loop, images: Feed, batch_size: int, folder: Path, *, progress: bo
             return
     checkpoints, averages = _Checkpoints(latest), _RampedAverage()
     console = Console(stderr=True)
-    bar = [_Bar(loop, console)] if progress and console.is_terminal else []
+    bar: list[pl.Callback] = [_Bar(loop, console)] if progress and console.is_terminal else []
+    bar = [_Line(loop)] if progress and in_notebook() else bar
     device = next(loop.trained.parameters()).device
     with _quiet_lightning(), checkpoints.on_interrupt():
         trainer = pl.Trainer(

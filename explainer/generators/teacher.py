@@ -1,10 +1,11 @@
 r"""What a few labels make likely for all other images: Gaussian processes beside a generator.
 
-A label is worth more than its one image. Two descriptions of an image are tried, and both together: its code
-in the generator as it was, and quantiles of its intensities per channel, which know size and brightness but
-no place. Each block has unit variance in total, the kernel is :math:`A \exp(-d^2 / 2\ell^2)` plus noise, and
-what is likelier under its marginal likelihood is kept (Rasmussen & Williams 2006, ch. 5). A guess is as sure
-as the share of the prior variance that the labels take away.
+A label is worth more than its one image. Three descriptions of an image are tried, and all together: its
+code in the generator as it was; quantiles of its intensities per channel, which know size and brightness but
+no place; and the moments of what is brighter than the channel's median: where it is, and how far it reaches.
+Each has unit variance in total, the kernel is :math:`A \exp(-d^2 / 2\ell^2)` plus noise, and what is likelier
+under its marginal likelihood is kept (Rasmussen & Williams 2006, ch. 5). A guess is as sure as the share of
+the prior variance that the labels take away.
 """
 
 import math
@@ -30,7 +31,21 @@ def describe(prepared: Tensor, codes: Tensor) -> dict[str, Tensor]:
     shares = torch.tensor(QUANTILES).to(flat)
     intensities = torch.quantile(flat, shares, dim=2).permute(1, 2, 0).flatten(1)
     whole = torch.cat([intensities, flat.mean(dim=2), flat.std(dim=2)], dim=1)
-    return {"code": codes, "intensities": whole}
+    return {"code": codes, "intensities": whole, "moments": _moments(prepared)}
+
+
+def _moments(images: Tensor) -> Tensor:
+    """Centre and deviations ``(N, 4 C)`` of what is brighter than the median, in shares of the frame."""
+    light = (images - images.flatten(2).median(dim=2).values[..., None, None]).clamp_min(0)
+    mass = light.sum(dim=(2, 3)).clamp_min(1e-6)
+    found = []
+    for axis in (3, 2):
+        count = images.shape[axis]
+        places = (torch.arange(count, device=images.device, dtype=images.dtype) + 0.5) / count
+        profile = light.sum(dim=5 - axis) / mass[..., None]
+        centre = (profile * places).sum(dim=2)
+        found += [centre, (profile * (places - centre[..., None]).square()).sum(dim=2).sqrt()]
+    return torch.cat(found, dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +96,8 @@ def fit_teacher(described: dict[str, Tensor], values: NDArray[np.float64]) -> Te
     for name, block in described.items():
         deviation = block.double().cpu().std(dim=0)
         least = 1e-3 * float(deviation.max()) + 1e-12
-        # What varies little in a code is not used; of intensities every quantile counts alike.
-        each = deviation.clamp_min(least) if name == "intensities" else deviation.square().mean().sqrt()
+        # What varies little in a code is not used; elsewhere every number counts alike.
+        each = deviation.clamp_min(least) if name != "code" else deviation.square().mean().sqrt()
         scale[name] = each * math.sqrt(block.shape[1])
     names = tuple(described)
     fits = [

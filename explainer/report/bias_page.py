@@ -184,9 +184,7 @@ def _finding(
     margins = [limits["present"], limits["absent"]]
     shown["forward_effects"] = interval_chart(_forward_rows(ahead), margins) if ahead else None
     both = sorted({-limits["absent"], -limits["present"], *margins})
-    shown["reverse_effects"] = (
-        interval_chart([("classifier moved", back["moved"])], both) if back is not None else None
-    )
+    shown["reverse_effects"] = None if back is None else interval_chart(_reverse_rows(back), both)
     for reason, row in _chosen(finding.get("shown", {})):
         walk = _walk(walks, finding, row)
         strip = None if walk is None else album.strip(walk, finding["attribute"], _asked(record, walk))
@@ -226,6 +224,14 @@ def _forward_rows(ahead: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]
         ("by random moves", ahead["random"]),
         ("over reconstruction", ahead["over_floor"]),
         ("over the reference", ahead["over_reference"]),
+    ]
+
+
+def _reverse_rows(back: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    over = back.get("over_reference")
+    return [
+        ("classifier moved", back["moved"]),
+        *([("over the reference", over)] if over is not None else []),
     ]
 
 
@@ -308,7 +314,8 @@ def _conditions(record: Mapping[str, Any], names: Mapping[str, str]) -> list[tup
         ("Generator", str(about.get("generator", {}).get("source", "not recorded"))),
         ("Reference walks", str(options.get("reference", "not recorded"))),
         ("Intervals", f"{1 - alpha:.0%}; false discoveries held at {alpha:g} over {len(findings)} findings"),
-        (names["confounded"], f"all gates hold, lower bounds above {limits['present']:g}, q ≤ {alpha:g}"),
+        (names["confounded"],
+         f"all gates hold, both reverse effects beyond {limits['present']:g}, q ≤ {alpha:g}"),
         (names["not detected"],
          f"all gates hold, upper bounds below {limits['absent']:g}, nothing read beyond the generator"),
         (names["insufficient"], "anything else"),

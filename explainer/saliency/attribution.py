@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from explainer.classifier import Classifier, Target
 from explainer.errors import OptionError
+from explainer.progress import quiet_tqdm
 from explainer.saliency.base import SaliencyMap
 from explainer.saliency.difference import require_gradient
 from explainer.saliency.score_module import ScoreModule, hookable, named_layer, with_modules
@@ -227,6 +228,7 @@ def attribute(
     """
     base, smooth = name.removesuffix(SMOOTH), name.endswith(SMOOTH)
     method = _method(name, base, smooth)
+    quiet_tqdm()
     found = []
     with classifier.frozen(), torch.inference_mode(False), torch.enable_grad(), _seeded(seed), _quiet():
         if method.gradient:

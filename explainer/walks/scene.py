@@ -94,7 +94,7 @@ class Scene:
         self.evaluations += len(z)
         scores = [
             self.classifier.score(self.deliver(part, members), self.target)[:count]
-            for part, members, count in self._batches(z, rows)
+            for part, members, count in self.batches(z, rows)
         ]
         return torch.cat(scores)
 
@@ -107,7 +107,7 @@ class Scene:
         self.gradients += len(z)
         scores, gradients = [], []
         with torch.enable_grad():
-            for part, members, count in self._batches(z, rows):
+            for part, members, count in self.batches(z, rows):
                 leaf = part.detach().requires_grad_(True)
                 score = self.classifier.score(self.deliver(leaf, members, full=full), self.target)
                 gradients.append(torch.autograd.grad(score.sum(), leaf)[0][:count])
@@ -119,7 +119,7 @@ class Scene:
         """The part of moves ``(..., D)`` in the directions codes may move in."""
         return moves if self.within is None else moves @ self.within.T @ self.within
 
-    def _batches(self, z: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
+    def batches(self, z: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Codes and their images in batches, and how many of each batch are meant.
 
         torch's convolutions keep what they compiled for every batch size they ever saw, so the memory of a
