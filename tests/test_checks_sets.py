@@ -173,11 +173,21 @@ class TestDetailSwap:
     def test_of_a_larger_image_only_the_change_of_code_is_put_in(self, planted, generator, classifier):
         large = torch.nn.functional.interpolate(planted.images[:3], scale_factor=2.0, mode="bicubic")
         scene = replaced(walked_of(generator, classifier, planted.images[:1])[0].scene, classifier, large)
-        same = swapped(scene, scene.z, torch.arange(3))
+        same = swapped(scene, torch.zeros(3, *generator.shape), torch.arange(3))
         assert_allclose(same, large.clamp(0, 1), atol=1e-6)
-        other = swapped(scene, scene.z.roll(1, 0), torch.arange(3))
         moved = generator.decode(scene.z.roll(1, 0)) - generator.decode(scene.z)
+        other = swapped(scene, moved, torch.arange(3))
         assert_allclose(other, (large + resize(moved, (64, 64))).clamp(0, 1), atol=1e-5)
+
+    def test_what_is_too_fine_for_the_generator_is_found_too(self, planted, generator):
+        """A grid of single pixels on half of the larger images, which shrinking blurs to nothing."""
+        large = torch.nn.functional.interpolate(planted.images[:40], scale_factor=2.0)
+        grid = ((torch.arange(64)[:, None] + torch.arange(64)) % 2).float() - 0.5
+        large[::2] = (large[::2] + 0.1 * grid).clamp(0, 1)
+        reader = Classifier(lambda x: 400 * ((x * grid).mean(dim=(1, 2, 3)) - 0.0125))
+        fine = Scene(generator, reader, reader.target(None, large), large)
+        assert detail_swap(fine, LIMITS).status == "fail"
+        assert torch.equal(large, fine.images)
 
     def test_a_classifier_that_says_the_same_of_all_is_not_measured(self, walked):
         flat = Classifier(lambda images: 0 * images.sum(dim=(1, 2, 3)))

@@ -146,25 +146,23 @@ def _phrase(done: str, thresholds: Thresholds) -> str:
 
 
 @torch.no_grad()
-def swapped(scene: Scene, codes: Tensor, givers: Tensor) -> Tensor:
-    """Images ``(M, C, H, W)`` with other codes ``(M, D)`` and all that their own code does not hold.
+def swapped(scene: Scene, change: Tensor, givers: Tensor) -> Tensor:
+    """Images ``(M, C, H, W)`` with other codes and all that their own code does not hold.
 
     :math:`x_j + G(z_i) - G(z_j)`, without the gate of a walk's frames: between two images it would fade out
     nearly all of the detail, and with it whatever the classifier may read there.
 
     Args:
         scene: The images.
-        codes: The codes to put in.
+        change: :math:`G(z_i) - G(z_j)` at the generator's size ``(M, C, h, w)``.
         givers: Which images give the detail, ``(M,)``.
     """
-    generator, images = scene.generator, scene.images[givers]
-    change = generator.decode(codes) - generator.decode(scene.z[givers])
+    images = scene.images[givers]
     if change.shape[-2:] == images.shape[-2:]:
         return (images + change).clamp(0, 1)
     top, left, height, width = scene.region
-    result = images.clone()
-    result[..., top : top + height, left : left + width] += resize(change, (height, width))
-    return result.clamp(0, 1)
+    images[..., top : top + height, left : left + width] += resize(change, (height, width))
+    return images.clamp(0, 1)
 
 
 @torch.no_grad()
@@ -195,12 +193,13 @@ def detail_swap(scene: Scene, thresholds: Thresholds, *, shifts: int = SHIFTS, s
             remedy="Pass more images, or leave the swap out.",
         )  # fmt: skip
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:MOST_PAIRED]
-    givers = order.repeat(shifts)
-    takers = torch.cat([order.roll(shift) for shift in range(1, shifts + 1)])
-    parts = zip(takers.split(scene.batch_size), givers.split(scene.batch_size), strict=True)
-    score = _scores(scene, (swapped(scene, scene.z[some], owners) for some, owners in parts))
+    made = torch.cat([scene.generator.decode(part) for part in scene.z[order].split(scene.batch_size)])
     own = _scores(scene, scene.images[order].split(scene.batch_size))
-    bare = _scores(scene, _bare_at_full_size(scene, order))
+    bare = _scores(scene, _bare_at_full_size(scene, made, order))
+    score = np.concatenate(
+        [_scores(scene, _swaps(scene, made.roll(shift, 0) - made, order)) for shift in range(1, shifts + 1)]
+    )
+    givers = order.repeat(shifts)
     finite = bool(np.isfinite(np.concatenate([score, own, bare])).all())
     if not finite or np.ptp(score) == 0 or np.ptp(own) == 0:
         why = "the classifier says the same of every image" if finite else "a score is not finite"
@@ -235,13 +234,17 @@ def _scores(scene: Scene, batches: Iterable[Tensor]) -> np.ndarray:
     return torch.cat(found).numpy()
 
 
-def _bare_at_full_size(scene: Scene, rows: Tensor) -> Iterator[Tensor]:
+def _swaps(scene: Scene, change: Tensor, givers: Tensor) -> Iterator[Tensor]:
+    for some, owners in zip(change.split(scene.batch_size), givers.split(scene.batch_size), strict=True):
+        yield swapped(scene, some, owners)
+
+
+def _bare_at_full_size(scene: Scene, made: Tensor, rows: Tensor) -> Iterator[Tensor]:
     """What the generator alone makes of some images, at their size; what it does not see stays."""
     top, left, height, width = scene.region
-    for some in rows.split(scene.batch_size):
-        images = scene.images[some].clone()
-        bare = scene.generator.decode(scene.z[some])
-        images[..., top : top + height, left : left + width] = resize(bare, (height, width))
+    for some, owners in zip(made.split(scene.batch_size), rows.split(scene.batch_size), strict=True):
+        images = scene.images[owners]
+        images[..., top : top + height, left : left + width] = resize(some, (height, width))
         yield images.clamp(0, 1)
 
 
