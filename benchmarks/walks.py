@@ -291,7 +291,7 @@ def measured(given: Problem, images: Tensor, walked: Walked) -> dict[str, Any]:
 
 
 def cost(given: Problem, walks: dict[str, Walk], images: Tensor, rounds: int = 3) -> dict[str, Any]:
-    """Processor time of encoding and walking to ten levels, in units of ten forward passes of all images: medians."""
+    """Processor time of encoding and walking to ten levels, in units of ten forward passes; medians."""
     table: dict[str, Any] = {"images": len(images), "rounds": rounds}
     for name, walk in walks.items():
         units, seconds = [], []
