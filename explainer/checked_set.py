@@ -45,6 +45,9 @@ HELD_BYTES = 2**30
 COMPARED = 4
 SCORE_SLACK, PIXEL_SLACK = 0.05, 5e-3
 
+TOO_FEW_ARRIVED = "fewer than two walks of the balanced classifier arrived"
+UNMASKED_ALONE = "the explained walks had a mask, which is not kept, so walks beside them would have none"
+
 
 @torch.inference_mode(mode=False)
 def check_set(
@@ -66,7 +69,8 @@ def check_set(
     """Calibration, composition, detail swap, closeness and realism of a set; more if it is asked for.
 
     The calibration, and how often each check passed, are of all explanations. The other checks are of one
-    target, generator, size of image and strength of detail: the most frequent of them.
+    target, generator, size of image, strength of detail and tuple of levels, with a mask or without one: the
+    most frequent of them.
 
     Args:
         explanations: What :func:`explain_many` returned, or read from a folder; also a list of explanations.
@@ -103,6 +107,7 @@ def check_set(
         )  # fmt: skip
     chosen = _chosen(found, most)
     origin = chosen[0].provenance
+    masked = _kind(origin).masked
     session = Session(
         classifier, _named_generator(generator, origin), Settings(identity=identity, seed=seed), device
     )
@@ -131,16 +136,14 @@ def check_set(
         real = _realism(far, known, features, seed)
         control = (
             None
-            if balanced is None
+            if balanced is None or masked
             else _control(far, balanced, balanced_target, known, oracles, limits, seed)
         )
         missing = []
         if real is None:
             missing.append(not_measured("realism", f"{len(far)} walks that moved the score, of 40 needed"))
         if balanced is not None and control is None:
-            missing.append(
-                not_measured("equal moves", "fewer than two walks of the balanced classifier arrived")
-            )
+            missing.append(not_measured("equal moves", UNMASKED_ALONE if masked else TOO_FEW_ARRIVED))
         of_set = run_set_checks(
             walked,
             [each.checks for each in chosen],
@@ -172,6 +175,8 @@ class _Kind:
     generator: str
     shape: tuple[int, ...]
     detail: float
+    levels: tuple[float, ...]
+    masked: bool
 
 
 def _chosen(found: Explanations, most: int) -> list[Explanation]:
@@ -192,12 +197,14 @@ def _chosen(found: Explanations, most: int) -> list[Explanation]:
 
 
 def _kind(provenance: Mapping[str, Any]) -> _Kind:
-    generator = provenance["generator"]
+    generator, options = provenance["generator"], provenance["options"]
     return _Kind(
         json.dumps(provenance["target"], sort_keys=True),
         f"{generator['source']} {generator['sha256']}",
         tuple(provenance["image"]["shape"]),
-        float(provenance["options"]["detail"]),
+        float(options["detail"]),
+        tuple(options["levels"]),
+        options.get("allow") is not None or options.get("preserve") is not None,
     )
 
 
@@ -246,8 +253,7 @@ def _require_same(scene: Scene, chosen: Sequence[Explanation]) -> None:
             received=f"a score of {scores[worst]:.3f} where the explanation has {known[worst]:.3f}",
             remedy="Pass the classifier of the explanations, with the same size, mean and std.",
         )  # fmt: skip
-    options = some[0].provenance["options"]
-    if options.get("allow") is not None or options.get("preserve") is not None:
+    if _kind(some[0].provenance).masked:
         return  # the mask is not kept, so the frames cannot be made again
     codes = torch.stack([each.latents[-1] for each in some]).to(scene.z)
     frames = torch.stack([each.images[-1] for each in some]).to(device)
@@ -293,7 +299,7 @@ def _control(
     limits: Thresholds,
     seed: int,
 ) -> NullControl | None:
-    if far.scene.allowed is not None or not len(far):
+    if not len(far):
         return None
     other = balanced if isinstance(balanced, Classifier) else Classifier(balanced)
     generator = far.scene.generator

@@ -119,6 +119,33 @@ class TestCheckSet:
         with pytest.raises(OptionError, match="most: must be at least 1"):
             check_set(found, model, generator=generator, most=0)
 
+    def test_walks_to_different_levels_are_not_mixed(self, found, model, generator):
+        others = explain_many(
+            toy_images(4, seed=8), model, generator=generator, levels=[0.2, 0.5, 0.7], saliency=()
+        )
+        of_set = check_set(
+            [*list(others)[:4], *list(found)[:5]], model, generator=generator,
+            surrogate=Surrogate(OneLogit(generator), 0.99, 100),
+        )  # fmt: skip
+        assert of_set.walks == 5
+        assert [level for level, _ in of_set.surrogate] == LEVELS
+        assert of_set.calibration.walks == 9
+
+    def test_masked_walks_are_not_mixed_with_others_and_have_no_null_control(self, found, model, generator):
+        allow = torch.ones(16, 16)
+        allow[:, 0] = 0
+        masked = explain_many(
+            toy_images(4, seed=8), model, generator=generator, levels=LEVELS, saliency=(), allow=allow
+        )
+        of_set = check_set([*masked, *list(found)[:3]], model, generator=generator, balanced=model)
+        assert of_set.walks == 4
+        assert of_set.control is None
+        (said,) = [check.sentence for check in of_set.checks if check.name == "equal moves"]
+        assert said.startswith("Not measured: the explained walks had a mask")
+        mixed = check_set([*masked, *list(found)[:5]], model, generator=generator, balanced=model)
+        assert mixed.walks == 5
+        assert mixed.control is not None
+
     def test_another_classifier_or_generator_is_refused(self, found, model, generator):
         other = Classifier(LogisticClassifier(generator, scale=8.0), size=16)
         with pytest.raises(OptionError, match="classifier: is not the one that was explained"):
