@@ -9,6 +9,7 @@ from toys import LinearGenerator, LogisticClassifier, toy_images
 
 from explainer import Classifier, Explanations, SetChecks, check_set, explain, explain_many
 from explainer.checks import Surrogate, Thresholds, calibrate_identity
+from explainer.checks.compatibility import calibration_of
 from explainer.errors import ModelFileError, OptionError
 from explainer.report.charts import calibration_chart
 
@@ -50,6 +51,14 @@ class TestCalibration:
         assert calibrated.table["mean"].tolist() == pytest.approx(achieved.mean().tolist())
         assert "1 further images could not be explained" in calibrated.check(Thresholds()).sentence
 
+    @pytest.mark.parametrize(("missing", "status"), [(0, "pass"), (1, "limit"), (4, "limit"), (5, "fail")])
+    def test_images_without_a_walk_count_as_missed(self, missing, status):
+        walks = [(LEVELS, LEVELS, [True] * 3)] * 4
+        check = calibration_of(walks, unexplained=missing).check(Thresholds())
+        assert check.status == status
+        assert check.values["reached, of all images"] == pytest.approx(4 / (4 + missing))
+        assert ("could not be explained" in check.sentence) == bool(missing)
+
     def test_missed_frames_are_counted_and_drawn(self, model, generator):
         strict = explain_many(
             toy_images(6, seed=4), model, generator=generator, levels=LEVELS, saliency=(),
@@ -89,7 +98,8 @@ class TestCheckSet:
         assert checked.calibration.walks == 45
         assert checked.statuses.loc["compatibility"].sum() == 45
         status = {check.name: check.status for check in checked.checks}
-        assert status["calibration"] == status["detail swap"] == "pass"
+        assert status["detail swap"] == "pass"
+        assert status["calibration"] == "limit"  # one image has no walk
         assert checked.verdict.status != "distrust"
         assert checked.realism.features == "thumbnails and fine bands"
 
