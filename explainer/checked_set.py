@@ -86,7 +86,8 @@ def check_set(
         balanced_target: Its target, as for :func:`explain`.
         oracles: By name, from images at their own size to numbers ``(N,)``: what the null control tells
             beside.
-        thresholds: By default those of the explanations.
+        thresholds: By default those of the explanations. Others decide the calibration and the checks of
+            the set; the checks of the single walks, which are counted, are not made again.
         most: Explanations looked at, at most, evenly spread; fewer of large images.
         seed: Of everything drawn at random.
         device: Where to compute; by default where the classifier's parameters are.
@@ -99,8 +100,7 @@ def check_set(
         OptionError: No explanation, or a classifier or generator that did not make them.
     """
     found = explanations if isinstance(explanations, Explanations) else Explanations(list(explanations))
-    calibrated = found.calibration
-    if calibrated is None:
+    if len(found.failed) == len(found):
         raise OptionError(
             "explanations", "hold no walk to check", received=f"{len(found)} images, all without one",
             remedy="Look at failed for what went wrong.",
@@ -112,6 +112,7 @@ def check_set(
         classifier, _named_generator(generator, origin), Settings(identity=identity, seed=seed), device
     )
     limits = thresholds if thresholds is not None else Thresholds(**origin["thresholds"])
+    calibrated = found.calibrated(thresholds)
     assert session.generator is not None  # it was named
     with session.classifier.frozen():
         scene = _scene(session, session.generator, chosen)
@@ -226,10 +227,7 @@ def _named_generator(generator: Generator | str | Path, origin: Mapping[str, Any
 def _scene(session: Session, generator: Generator, chosen: Sequence[Explanation]) -> Scene:
     images = torch.stack([each.original.image for each in chosen]).to(session.device)
     session.check(images[:COMPARED])
-    values = dict(chosen[0].provenance["target"])
-    if values["quartiles"] is not None:
-        values["quartiles"] = tuple(values["quartiles"])  # JSON knows lists alone
-    target = Target(**values)
+    target = Target.from_record(chosen[0].provenance["target"])
     detail = float(chosen[0].provenance["options"]["detail"])
     return Scene(generator, session.classifier, target, images, strength=detail)
 

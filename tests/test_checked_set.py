@@ -169,6 +169,26 @@ class TestCheckSet:
         strict = check_set(found, model, generator=generator, thresholds=Thresholds(swap_limit=-1.0))
         assert {check.name: check.status for check in strict.checks}["detail swap"] == "limit"
 
+    def test_other_thresholds_decide_the_calibration(self, found, model, generator):
+        errors = found.to_frame().dropna(subset="level")["error"]
+        least = float(errors.quantile(0.4))
+        strict = check_set(found, model, generator=generator, most=2,
+                           thresholds=Thresholds(level_error=least))  # fmt: skip
+        assert strict.calibration.unreached == int((errors > least).sum()) > 0
+        falling = found.calibrated(Thresholds(monotone=-1.0))
+        assert falling.monotone.estimate == 0
+        assert found.calibrated().unreached == found.calibration.unreached == 0
+
+    def test_of_a_regression_they_are_in_quartile_ranges(self, generator):
+        network = LogisticClassifier(generator)
+        model = Classifier(lambda x: 40 * network(x), kind="regression", reference=[0.0, 20.0, 40.0], size=16)
+        many = explain_many(toy_images(3), model, generator=generator, levels=[10.0, 30.0], saliency=())
+        missed = [
+            many.calibrated(Thresholds(level_error=largest)).unreached
+            for largest in many.to_frame()["error"].max() / 40.0 * np.array([0.99, 1.01])
+        ]
+        assert [count > 0 for count in missed] == [True, False]
+
     def test_the_classifier_is_left_as_it_was(self, found, generator):
         network = LogisticClassifier(generator).train()
         check_set(list(found)[:3], Classifier(network, size=16), generator=generator)

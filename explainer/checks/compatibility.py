@@ -178,20 +178,21 @@ def calibration(
 def calibration_of(
     walks: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]],
     *,
-    slack: float = Thresholds.monotone,
+    slack: float | Sequence[float] = Thresholds.monotone,
     unexplained: int = 0,
 ) -> Calibration:
     """Calibration of walks that need not have been asked for the same levels.
 
     Args:
         walks: Of each walk the levels asked for, ascending, those achieved, and whether each was reached.
-        slack: Largest fall of a level, as a share of what a walk spans if that is more than 1, that is none.
+        slack: Largest fall of a level, as a share of what a walk spans if that is more than 1, that is none;
+            one for all walks, or one for each.
         unexplained: Images without a walk.
     """
     asked, got, met = ([np.asarray(walk[place], dtype=float) for walk in walks] for place in range(3))
     rising = [
-        bool((np.diff(row) >= -slack * max(1.0, float(np.ptp(levels)))).all())
-        for levels, row in zip(asked, got, strict=True)
+        bool((np.diff(row) >= -fall * max(1.0, float(np.ptp(levels)))).all())
+        for levels, row, fall in zip(asked, got, np.broadcast_to(slack, len(walks)).tolist(), strict=True)
     ]
     frames = pd.DataFrame(
         {
