@@ -31,7 +31,6 @@ SHOWN = 60
 LISTED = 5
 COLUMNS = ["image", "name", "level", "achieved", "error", "reached", "reason", "distance", "score", "rounded",
            "own", "verdict"]  # fmt: skip
-_MONOTONE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -249,7 +248,7 @@ class Explanations(Sequence[Explanation | Outcome]):
             verdicts[record["verdict"]["status"]] += 1
             errors += np.abs(achieved - asked).tolist()
             levels, reached, complete = levels + len(met), reached + sum(met), complete + all(met)
-            slack = _MONOTONE * max(1.0, float(np.ptp(asked)))
+            slack = record["provenance"]["thresholds"]["monotone"] * max(1.0, float(np.ptp(asked)))
             monotone += bool((np.diff(achieved) >= -slack).all())
         explained = sum(verdicts.values())
         finite = [error for error in errors if np.isfinite(error)]
