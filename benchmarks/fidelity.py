@@ -335,21 +335,21 @@ def speed(repeats: int = 3) -> dict[str, Any]:
         work()
         return time.process_time() - began
 
-    # 16 and 24 steps: what a step costs, and what does not depend on the steps.
+    # 12 and 24 steps: what a step costs, and what does not depend on the steps.
     rounds = [
-        (seconds(ours), seconds(lambda: theirs(768)), seconds(lambda: theirs(512))) for _ in range(repeats)
+        (seconds(ours), seconds(lambda: theirs(1024)), seconds(lambda: theirs(512))) for _ in range(repeats)
     ]
-    mine, sixteen, more = (float(np.median(part)) for part in zip(*rounds, strict=True))
+    mine, fewer, more = (float(np.median(part)) for part in zip(*rounds, strict=True))
     own = seconds(passes)
-    step = (more - sixteen) / 8
+    step = (more - fewer) / 12
     slow = seconds(lambda: theirs(128))
     return {
         "ours, 3 curves, 21 fractions, seconds": mine,
         "of it the classifier's own passes, seconds": own,
-        "quantus, 1 curve, 16 steps, seconds": sixteen,
+        "quantus, 1 curve, 12 steps, seconds": fewer,
         "quantus, 1 curve, 24 steps, seconds": more,
         "quantus, 1 curve, 96 steps, seconds": slow,
-        "ratio at 20 steps, between 16 and 24": (sixteen + 4 * step) / mine,
+        "ratio at 20 steps, between 12 and 24": (fewer + 8 * step) / mine,
         "ratio at its default step of one value, extrapolated from 24 and 96 steps": (
             (slow + (12288 - 96) * (slow - more) / 72) / mine
         ),

@@ -45,6 +45,8 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
         ("permuted labels: share of walks to .95 that raise PI",
          ("permuted labels", "PI rises towards .95, mean"), ">=", 0.35),
         ("permuted labels: the same, at most", ("permuted labels", "PI rises towards .95, mean"), "<=", 0.65),
+        ("permuted labels: share of walks to .05 that raise PI, at most",
+         ("permuted labels", "PI rises towards .05, mean"), "<=", 0.65),
         *((f"stage 1 SSIM, {channel}", ("reconstruction", "stage 1", f"SSIM {channel}"), ">=", 0.9)
           for channel in CELLS),
     ],
@@ -76,7 +78,7 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
         ("paired interval: coverage", ("coverage of the paired interval", "coverage"), ">=", 0.93),
         ("... and no more", ("coverage of the paired interval", "coverage"), "<=", 0.97),
         ("time of Quantus' one curve over that of our three, 20 steps",
-         ("speed", "ratio at 20 steps, between 16 and 24"), ">=", 2.0),
+         ("speed", "ratio at 20 steps, between 12 and 24"), ">=", 2.0),
         ("... at its default step",
          ("speed", "ratio at its default step of one value, extrapolated from 24 and 96 steps"), ">=", 30.0),
         *((f"{name}: of 8 comparisons with random order and another image's map, not won",
@@ -155,6 +157,9 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
     "memory": [("peak memory of 5,000 images over that of 256", ("memory", "ratio"), "<=", 1.2)],
 }  # fmt: skip
 MISSED = {
+    ("cells_walk", "permuted labels: share of walks to .05 that raise PI, at most"):
+        "95 % over 16 permutations: .54 to .86; each permuted classifier leans one way in nearly all cells; why "
+        "more of them lean to bright codes is not established",
     ("audit_power", "watermark: its cluster found"): "no processor time was left for this stage",
     ("audit_power", "no watermark: no cluster"):
         "no processor time was left for this stage; in the power stage clusters were claimed in the walks of "
