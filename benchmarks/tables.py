@@ -158,8 +158,8 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
 }  # fmt: skip
 MISSED = {
     ("cells_walk", "permuted labels: share of walks to .05 that raise PI, at most"):
-        "95 % over 16 permutations: .54 to .86; each permuted classifier leans one way in nearly all cells; why "
-        "more of them lean to bright codes is not established",
+        "95 % over 16 permutations: .54 to .86; each permuted classifier leans one way in nearly all cells; "
+        "why more of them lean to bright codes is not established",
     ("audit_power", "watermark: its cluster found"): "no processor time was left for this stage",
     ("audit_power", "no watermark: no cluster"):
         "no processor time was left for this stage; in the power stage clusters were claimed in the walks of "
