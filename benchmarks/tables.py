@@ -45,6 +45,8 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
         ("permuted labels: share of walks to .95 that raise PI",
          ("permuted labels", "PI rises towards .95, mean"), ">=", 0.35),
         ("permuted labels: the same, at most", ("permuted labels", "PI rises towards .95, mean"), "<=", 0.65),
+        ("permuted labels: share of walks to .05 that raise PI, at most",
+         ("permuted labels", "PI rises towards .05, mean"), "<=", 0.65),
         *((f"stage 1 SSIM, {channel}", ("reconstruction", "stage 1", f"SSIM {channel}"), ">=", 0.9)
           for channel in CELLS),
     ],
@@ -71,11 +73,16 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
     "fidelity": [
         ("mutual information: error of the mean estimate, nats",
          ("summary", "mutual information: mean estimate - truth, nats"), "<=", 0.01),
+        ("independent classes: mean estimate, nats",
+         ("known mutual information", "independent classes, mean estimate"), "<=", 0.01),
+        ("known information: share of intervals that hold it",
+         ("known mutual information", "share of intervals that hold it"), ">=", 0.93),
         ("paired interval: coverage", ("coverage of the paired interval", "coverage"), ">=", 0.93),
+        ("... and no more", ("coverage of the paired interval", "coverage"), "<=", 0.97),
         ("time of Quantus' one curve over that of our three, 20 steps",
-         ("speed", "ratio, theirs scaled to 20 steps"), ">=", 2.0),
-        ("... at its default step", ("speed", "ratio, default step of one value, extrapolated from 96 steps"),
-         ">=", 30.0),
+         ("speed", "ratio at 20 steps, between 12 and 24"), ">=", 2.0),
+        ("... at its default step",
+         ("speed", "ratio at its default step of one value, extrapolated from 24 and 96 steps"), ">=", 30.0),
         *((f"{name}: of 8 comparisons with random order and another image's map, not won",
            ("summary", f"{name}: controls that difference does not beat"), "<=", 0)
           for name in ("faces", "chest", "cells")),
@@ -152,6 +159,9 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
     "memory": [("peak memory of 5,000 images over that of 256", ("memory", "ratio"), "<=", 1.2)],
 }  # fmt: skip
 MISSED = {
+    ("cells_walk", "permuted labels: share of walks to .05 that raise PI, at most"):
+        "95 % over 16 permutations: .54 to .86; each permuted classifier leans one way in nearly all cells; "
+        "why more of them lean to bright codes is not established",
     ("audit_power", "watermark: its cluster found"): "no processor time was left for this stage",
     ("audit_power", "no watermark: no cluster"):
         "no processor time was left for this stage; in the power stage clusters were claimed in the walks of "
@@ -188,7 +198,7 @@ def shown(value: Any) -> str:
         return f"{value['rate']:.1%} [{value['low']:.1%}, {value['high']:.1%}], n = {value['n']}"
     if interval(value):
         (named,) = (value[key] for key in ESTIMATES if key in value)
-        better = {True: ", better", False: "", None: ""}[value.get("better")]
+        better = ", better" if value.get("better") and value.get("real", True) else ""
         return f"{named:.3f} [{value['low']:.3f}, {value['high']:.3f}]{better}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {shown(entry)}" for key, entry in value.items())

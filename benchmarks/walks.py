@@ -351,6 +351,7 @@ def race(
         ours = {
             "gradient walk": walked(GradientWalk(), image),
             "conditional walk": walked(conditional, image),
+            **batch,
         }
         scene, began = given.scene(image), time.process_time()
         for _ in range(10):
