@@ -172,13 +172,25 @@ def test_script_data_cannot_end_its_block() -> None:
 
 @pytest.mark.parametrize(
     ("value", "cell"),
-    [("=1+1", "'=1+1"), (" =1", "' =1"), ("-1", "'-1"), ("\t=1", "'\t=1"), ("\uff1d1", "'\uff1d1"),
+    [("=1+1", "'=1+1"), (" =1", "' =1"), ("-1", "'-1"), ("\t=1", "' =1"), ("a;=1+1", "a;'=1+1"),
+     ("a\r=1+1", "a =1+1"), ("\r=1+1", "' =1+1"), ("a\r\n;\n@b", "a ; '@b"), ('a"",  -x()', "a\"\",  '-x()"),
+     ("by +0.3 [-0.1, +0.2]; so", "by +0.3 [-0.1, +0.2]; so"), ("a;-2 +cmd|'x'!A0", "a;'-2 +cmd|'x'!A0"),
+     ("\uff1d1", "'\uff1d1"),
      (-1.5, "-1.5"),
      (7, "7"), (None, ""), (float("inf"), ""), ("a=1", "a=1"), ("nul\x00", "nul")],
 )  # fmt: skip
 def test_cells_of_a_spreadsheet(value: object, cell: str) -> None:
     (read,) = list(csv.DictReader(io.StringIO(csv_text(["=name"], [{"=name": value}]) + " ")))[:1]
     assert read["'=name"] == cell
+
+
+def test_a_cell_stays_a_cell_whatever_it_holds() -> None:
+    text = csv_text(["a", "b"], [{"a": "x\r=1+1", "b": 2}, {"a": 'y"\r\n=2', "b": -3}])
+    assert "\r" not in text
+    assert text.splitlines() == ["a,b", "x =1+1,2", '"y"" \'=2",-3']
+    for separator in ";,":
+        rows = csv.reader(io.StringIO(csv_text(["a"], [{"a": "a;=1+1"}])), delimiter=separator)
+        assert not [cell for row in rows for cell in row if cell.startswith("=")]
 
 
 def test_words_can_be_chosen_but_not_certify() -> None:
