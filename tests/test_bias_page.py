@@ -46,7 +46,11 @@ def test_every_part_of_an_audit_is_there(page: str) -> None:
     for words in (
         "Supports evidence for confounding",
         "6 findings: evidence for confounding 1, not detected 4, insufficient evidence 1.",
-        "forward +0.22 to +0.32 reverse +0.30 [+0.25, +0.35] q = 0.002", "not met unknown, needs 0.85",
+        "forward +0.22 to +0.32 reverse +0.30 [+0.25, +0.35] over the reference +0.26 [+0.21, "
+        "+0.31] q = 0.002",
+        "shift over the reference 0.29 [0.24, 0.34]", "beyond 0.05, by itself and over the reference (lower",
+        "moves the classifier less than 0.05, also over the reference (all upper bounds)",
+        "not met unknown, needs 0.85",
         "clean, smiling : the classifier reads what cannot be shown.", "Not asked: beard: 3 images with it",
         "No two walks crossed", "label yes, attribute no (worst)", "No attribute names it", "0" * 64,
         "demographic parity, difference 0.10 [0.02, 0.18]", "biased − clean , smiling", "4" * 64,
@@ -140,7 +144,9 @@ def test_downloads_hold_the_whole_record_and_a_safe_table() -> None:
     rows = list(csv.DictReader(io.StringIO(block(page, "csv"))))
     assert len(rows) == 6
     assert float(rows[0]["changed"]) == record["findings"][0]["forward"]["changed"]["value"]
-    assert rows[1]["changed"] == ""
+    assert rows[1]["changed"] == rows[1]["reverse over reference low"] == ""
+    over = record["findings"][0]["reverse"]["over_reference"]
+    assert float(rows[0]["reverse over reference low"]) == over["low"]
     cells = [cell for row in rows for cell in row.values()]
     assert any(cell.startswith("'=HYPERLINK") for cell in cells)
     assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t"))]

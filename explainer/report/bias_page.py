@@ -148,6 +148,7 @@ def _effects(finding: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]:
         "over floor": ahead.get("over_floor"),
         "over reference": ahead.get("over_reference"),
         "reverse": back.get("moved"),
+        "reverse over reference": back.get("over_reference"),
     }
 
 
@@ -313,12 +314,19 @@ def _conditions(record: Mapping[str, Any], names: Mapping[str, str]) -> list[tup
         ("Levels of a walk", ", ".join(f"{each:g}" for each in options.get("levels", ())) or "not recorded"),
         ("Generator", str(about.get("generator", {}).get("source", "not recorded"))),
         ("Reference walks", str(options.get("reference", "not recorded"))),
-        ("Intervals", f"{1 - alpha:.0%}; false discoveries held at {alpha:g} over {len(findings)} findings"),
+        ("Intervals", f"{100 * (1 - alpha):g}%; false discoveries held at {alpha:g} over {len(findings)} "
+         "findings"),
         (names["confounded"],
-         f"all gates hold, both reverse effects beyond {limits['present']:g}, q ≤ {alpha:g}"),
+         "every gate holds; walking the attribute with the target held moves the classifier beyond "
+         f"{limits['present']:g}, by itself and over the reference (lower bounds), with q ≤ {alpha:g} over "
+         "the whole table"),
         (names["not detected"],
-         f"all gates hold, upper bounds below {limits['absent']:g}, nothing read beyond the generator"),
-        (names["insufficient"], "anything else"),
+         "every gate holds; the classifier reads nothing the code does not hold; walking the attribute moves "
+         f"it less than {limits['absent']:g}; and its own walks take the attribute along less than that "
+         "(over reconstruction, over the reference, or in their direction), or, where they do, walking it "
+         f"moves the classifier less than {limits['present']:g}, also over the reference (all upper bounds)"),
+        (names["insufficient"], "anything else; the walks of the classifier alone confound nothing, but can "
+         f"stand against “{names['not detected']}”"),
     ]  # fmt: skip
     return pairs
 
