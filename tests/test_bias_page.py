@@ -121,11 +121,49 @@ def test_pictures_stop_at_the_budget_and_it_is_said(monkeypatch: pytest.MonkeyPa
     assert 0 < page.count('class="walk-strip"') < whole.count('class="walk-strip"')
     left = whole.count('class="walk-strip"') - page.count('class="walk-strip"')
     assert f"{left} walks are left out to keep the page small" in page
+    monkeypatch.setattr("explainer.report.bias_page.PICTURES", 10)
+    page = render_bias(bias_record() | {"pictures_left_out": 3}, bias_pictures())
+    assert 'class="walk-strip"' not in page
+    asked = whole.count('class="walk-strip"')
+    assert f"{asked} walks are left out to keep the page small" in page
+    assert "Of 3 more walks the audit kept no pictures" in page
+    assert "kept no pictures" not in whole
     monkeypatch.setattr("explainer.report.bias_page.MOST_DETAILED", 2)
     page = render_bias(bias_record())
     assert page.count('<details class="box finding"') == 2
     assert "The 2 gravest of 6" in page
     assert 'href="#finding-6"' not in page, "no link to what is not there"
+
+
+def test_a_comparison_that_is_cut_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = text_of(render_bias(bias_record(), bias_pictures()))
+    assert "The first" not in whole
+    assert "the same image are shown" not in whole
+    monkeypatch.setattr("explainer.report.bias_page.MOST_COMPARED", 2)
+    monkeypatch.setattr("explainer.report.bias_page.MOST_PAIRED", 0)
+    page = text_of(render_bias(bias_record(), bias_pictures()))
+    assert "The first 2 of 3 attributes; all are in the table below." in page
+    assert "for the first 0 comparisons only, and not for 1 more" in page
+
+
+def test_a_paired_image_is_drawn_at_random_or_not_at_all() -> None:
+    record = bias_record()
+    for found in record["findings"]:
+        found["shown"] = {"worst": [7], "median": [5], "random": [2]}
+    page = render_bias(record, bias_pictures())
+    assert "One image, drawn at random" not in page
+    assert "image 7, gender, biased" in page
+
+
+def test_commas_in_names_do_not_mix_walks_up() -> None:
+    record, kept = bias_record(), bias_pictures()["biased, smiling"]
+    record["findings"] = record["findings"][:1]
+    record["findings"][0] |= {"classifier": "a, b", "target": "c"}
+    record["comparisons"], record["clusters"] = [], {}
+    theirs = {"a, b, c": [walk | {"classifier": "a", "target": "b, c"} for walk in kept]}
+    assert 'class="walk-strip"' not in render_bias(record, theirs)
+    mine = {"a, b, c": [walk | {"classifier": "a, b", "target": "c"} for walk in kept]}
+    assert render_bias(record, mine).count('class="walk-strip"') == 4
 
 
 @pytest.mark.parametrize(("channels", "names"), [(1, None), (3, None), (5, ("a", "b", "c", "d", "<e>"))])

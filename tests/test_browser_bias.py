@@ -44,7 +44,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pictures = bias_pictures(4, tuple(HOSTILE[:4]))
     record = hostile_record()
     named = record["findings"][0]
-    walks = {f"{named['classifier']}, {named['target']}": pictures["biased, smiling"]}
+    theirs = {"classifier": named["classifier"], "target": named["target"]}
+    walks = {"any key": [walk | theirs for walk in pictures["biased, smiling"]]}
     # the file has a name of that kind as well
     return write_bias(
         record, tmp_path_factory.mktemp("page") / "=1+1 <img src=x onerror=hacked()> {{7*7}}.html", walks
