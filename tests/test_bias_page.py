@@ -60,7 +60,9 @@ def test_every_part_of_an_audit_is_there(page: str) -> None:
         assert words in said, words
 
 
-@pytest.mark.parametrize("word", ["complian", "certif", "guarantee", "proof", "proves"])
+@pytest.mark.parametrize(
+    "word", ["complian", "complies", "conform", "approved", "certif", "guarantee", "proof", "proves"]
+)
 def test_wording_certifies_nothing(page: str, word: str) -> None:
     assert word not in text_of(page).lower()
 
@@ -133,6 +135,12 @@ def test_pictures_stop_at_the_budget_and_it_is_said(monkeypatch: pytest.MonkeyPa
     assert page.count('<details class="box finding"') == 2
     assert "The 2 gravest of 6" in page
     assert 'href="#finding-6"' not in page, "no link to what is not there"
+
+
+def test_what_is_not_detected_bears_no_tick(page: str) -> None:
+    body = re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL)
+    assert body.count('class="state info"') > 4
+    assert not re.search(r'class="(state |verdict )?trust"', body)
 
 
 def test_a_comparison_that_is_cut_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +252,10 @@ def test_words_can_be_chosen_but_not_certify() -> None:
     for wording, message in (
         ({"titel": "x"}, "wording: has a name that the report has no place for"),
         ({"title": 3}, 'wording: must hold text for "title"'),
-        ({"note": "This model is COMPLIANT."}, "wording: would turn evidence into a certificate"),
+        *(
+            ({"note": f"This model {word}."}, "wording: would turn evidence into a certificate")
+            for word in ("is COMPLIANT", "complies", "Conforms", "is approved", "is guaranteed fair")
+        ),
     ):
         with pytest.raises(OptionError, match=message):
             chosen_wording(wording)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from explainer.report.spreadsheet import csv_text
 __all__ = ["finding_columns", "render_bias", "write_bias"]
 
 STATUSES = ("confounded", "insufficient", "not detected")
-ICONS = {"confounded": "distrust", "insufficient": "unknown", "not detected": "trust"}
+ICONS = {"confounded": "distrust", "insufficient": "unknown", "not detected": "info"}
 PICTURES = 4_000_000
 """Bytes of pictures in a page: with 120 findings, 60 of them in detail, and the JSON it stays below 8 MB."""
 MOST_DETAILED = 60
