@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,18 @@ def test_it_opens_without_a_request_or_a_complaint(browser: Browser, page: Path)
     assert browser.requests() == {"file", "data"}
     assert browser.run("document.images.length") >= 4 * 11
     assert browser.run("Array.from(document.images).every(i => i.complete && i.naturalWidth > 0)")
+
+
+def test_what_a_page_asks_of_a_network_never_leaves(browser: Browser, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.5)
+        page = tmp_path / "asks.html"
+        page.write_text(f'<img src="http://127.0.0.1:{server.getsockname()[1]}/x.png">', encoding="utf-8")
+        browser.open(page)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert browser.requests() == {"file", "http"}
+    assert browser.complaints()
 
 
 def test_the_slider_shows_the_same_frame_of_every_walk(browser: Browser, page: Path) -> None:
@@ -305,7 +318,7 @@ def sheet(folder: Path) -> Path:
         {
             "sentences": ["One of two."], "verdicts": {"trust": 0, "limits": 1, "distrust": 0}, "images": 2,
             "complete": True, "failed": [failed], "failed_count": 1, "explained": [strip],
-            "explained_count": 1,
+            "explained_count": 1, "calibration": None, "tolerance": 0.02, "checked": None,
         }
     )  # fmt: skip
     path = folder / "sheet.html"
