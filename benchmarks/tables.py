@@ -45,6 +45,8 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
         ("permuted labels: share of walks to .95 that raise PI",
          ("permuted labels", "PI rises towards .95, mean"), ">=", 0.35),
         ("permuted labels: the same, at most", ("permuted labels", "PI rises towards .95, mean"), "<=", 0.65),
+        ("permuted labels: share of walks to .05 that raise PI, at most",
+         ("permuted labels", "PI rises towards .05, mean"), "<=", 0.65),
         *((f"stage 1 SSIM, {channel}", ("reconstruction", "stage 1", f"SSIM {channel}"), ">=", 0.9)
           for channel in CELLS),
     ],
@@ -61,19 +63,26 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
         ("faces/identity: strangers above .5", ("ours", "strangers above .5"), "<=", 0.02),
         ("smile walks to .05 and .95 that keep identity", ("ours", "kept > .5", "rate"), ">=", 0.95),
         ("walk back: L1 over the walk's own", ("walk back", "ratio of means"), "<=", 1 / 3),
-        ("checks of one image, in walks (median)",
+        ("default checks of one image, in walks (median)",
          ("cost, in units of the walk", "one image, default checks"), "<=", 1.0),
-        ("checks of 64 images, in walks",
+        ("checks of one image, thorough, in walks (median)",
+         ("cost, in units of the walk", "one image, thorough"), "<=", 1.0),
+        ("default checks of 64 images and of their set, in walks",
          ("cost, in units of the walk", "64 images, default checks and those of the set"), "<=", 1.0),
     ],
     "fidelity": [
         ("mutual information: error of the mean estimate, nats",
          ("summary", "mutual information: mean estimate - truth, nats"), "<=", 0.01),
+        ("independent classes: mean estimate, nats",
+         ("known mutual information", "independent classes, mean estimate"), "<=", 0.01),
+        ("known information: share of intervals that hold it",
+         ("known mutual information", "share of intervals that hold it"), ">=", 0.93),
         ("paired interval: coverage", ("coverage of the paired interval", "coverage"), ">=", 0.93),
+        ("... and no more", ("coverage of the paired interval", "coverage"), "<=", 0.97),
         ("time of Quantus' one curve over that of our three, 20 steps",
-         ("speed", "ratio, theirs scaled to 20 steps"), ">=", 2.0),
-        ("... at its default step", ("speed", "ratio, default step of one value, extrapolated from 96 steps"),
-         ">=", 30.0),
+         ("speed", "ratio at 20 steps, between 12 and 24"), ">=", 2.0),
+        ("... at its default step",
+         ("speed", "ratio at its default step of one value, extrapolated from 24 and 96 steps"), ">=", 30.0),
         *((f"{name}: of 8 comparisons with random order and another image's map, not won",
            ("summary", f"{name}: controls that difference does not beat"), "<=", 0)
           for name in ("faces", "chest", "cells")),
@@ -150,6 +159,9 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
     "memory": [("peak memory of 5,000 images over that of 256", ("memory", "ratio"), "<=", 1.2)],
 }  # fmt: skip
 MISSED = {
+    ("cells_walk", "permuted labels: share of walks to .05 that raise PI, at most"):
+        "95 % over 16 permutations: .54 to .86; each permuted classifier leans one way in nearly all cells; "
+        "why more of them lean to bright codes is not established",
     ("audit_power", "watermark: its cluster found"): "no processor time was left for this stage",
     ("audit_power", "no watermark: no cluster"):
         "no processor time was left for this stage; in the power stage clusters were claimed in the walks of "
@@ -157,6 +169,9 @@ MISSED = {
     ("checks", "walk back: L1 over the walk's own"):
         "where the walk changes the image its carried detail fades out, and the far end no longer holds it; "
         "with the original's detail the same codes come back to .35",
+    ("checks", "checks of one image, thorough, in walks (median)"):
+        "composition, which only thorough adds, encodes and decodes the image ten times, each from what the "
+        "last one made, so none of them can share a batch: half a walk",
     ("fidelity", "time of Quantus' one curve over that of our three, 20 steps"):
         "most of our time is the classifier's own passes, one for each step, which Quantus makes too",
     ("fidelity", "cells: of 8 comparisons with random order and another image's map, not won"):
@@ -183,7 +198,7 @@ def shown(value: Any) -> str:
         return f"{value['rate']:.1%} [{value['low']:.1%}, {value['high']:.1%}], n = {value['n']}"
     if interval(value):
         (named,) = (value[key] for key in ESTIMATES if key in value)
-        better = {True: ", better", False: "", None: ""}[value.get("better")]
+        better = ", better" if value.get("better") and value.get("real", True) else ""
         return f"{named:.3f} [{value['low']:.3f}, {value['high']:.3f}]{better}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {shown(entry)}" for key, entry in value.items())

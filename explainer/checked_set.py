@@ -45,6 +45,9 @@ HELD_BYTES = 2**30
 COMPARED = 4
 SCORE_SLACK, PIXEL_SLACK = 0.05, 5e-3
 
+TOO_FEW_ARRIVED = "fewer than two walks of the balanced classifier arrived"
+UNMASKED_ALONE = "the explained walks had a mask, which is not kept, so walks beside them would have none"
+
 
 @torch.inference_mode(mode=False)
 def check_set(
@@ -66,7 +69,8 @@ def check_set(
     """Calibration, composition, detail swap, closeness and realism of a set; more if it is asked for.
 
     The calibration, and how often each check passed, are of all explanations. The other checks are of one
-    target, generator, size of image and strength of detail: the most frequent of them.
+    target, generator, size of image, strength of detail and tuple of levels, with a mask or without one: the
+    most frequent of them.
 
     Args:
         explanations: What :func:`explain_many` returned, or read from a folder; also a list of explanations.
@@ -82,7 +86,8 @@ def check_set(
         balanced_target: Its target, as for :func:`explain`.
         oracles: By name, from images at their own size to numbers ``(N,)``: what the null control tells
             beside.
-        thresholds: By default those of the explanations.
+        thresholds: By default those of the explanations. Others decide the calibration and the checks of
+            the set; the checks of the single walks, which are counted, are not made again.
         most: Explanations looked at, at most, evenly spread; fewer of large images.
         seed: Of everything drawn at random.
         device: Where to compute; by default where the classifier's parameters are.
@@ -95,18 +100,19 @@ def check_set(
         OptionError: No explanation, or a classifier or generator that did not make them.
     """
     found = explanations if isinstance(explanations, Explanations) else Explanations(list(explanations))
-    calibrated = found.calibration
-    if calibrated is None:
+    if len(found.failed) == len(found):
         raise OptionError(
             "explanations", "hold no walk to check", received=f"{len(found)} images, all without one",
             remedy="Look at failed for what went wrong.",
         )  # fmt: skip
     chosen = _chosen(found, most)
     origin = chosen[0].provenance
+    masked = _kind(origin).masked
     session = Session(
         classifier, _named_generator(generator, origin), Settings(identity=identity, seed=seed), device
     )
     limits = thresholds if thresholds is not None else Thresholds(**origin["thresholds"])
+    calibrated = found.calibrated(thresholds)
     assert session.generator is not None  # it was named
     with session.classifier.frozen():
         scene = _scene(session, session.generator, chosen)
@@ -131,16 +137,14 @@ def check_set(
         real = _realism(far, known, features, seed)
         control = (
             None
-            if balanced is None
+            if balanced is None or masked
             else _control(far, balanced, balanced_target, known, oracles, limits, seed)
         )
         missing = []
         if real is None:
             missing.append(not_measured("realism", f"{len(far)} walks that moved the score, of 40 needed"))
         if balanced is not None and control is None:
-            missing.append(
-                not_measured("equal moves", "fewer than two walks of the balanced classifier arrived")
-            )
+            missing.append(not_measured("equal moves", UNMASKED_ALONE if masked else TOO_FEW_ARRIVED))
         of_set = run_set_checks(
             walked,
             [each.checks for each in chosen],
@@ -172,6 +176,8 @@ class _Kind:
     generator: str
     shape: tuple[int, ...]
     detail: float
+    levels: tuple[float, ...]
+    masked: bool
 
 
 def _chosen(found: Explanations, most: int) -> list[Explanation]:
@@ -192,12 +198,14 @@ def _chosen(found: Explanations, most: int) -> list[Explanation]:
 
 
 def _kind(provenance: Mapping[str, Any]) -> _Kind:
-    generator = provenance["generator"]
+    generator, options = provenance["generator"], provenance["options"]
     return _Kind(
         json.dumps(provenance["target"], sort_keys=True),
         f"{generator['source']} {generator['sha256']}",
         tuple(provenance["image"]["shape"]),
-        float(provenance["options"]["detail"]),
+        float(options["detail"]),
+        tuple(options["levels"]),
+        options.get("allow") is not None or options.get("preserve") is not None,
     )
 
 
@@ -219,10 +227,7 @@ def _named_generator(generator: Generator | str | Path, origin: Mapping[str, Any
 def _scene(session: Session, generator: Generator, chosen: Sequence[Explanation]) -> Scene:
     images = torch.stack([each.original.image for each in chosen]).to(session.device)
     session.check(images[:COMPARED])
-    values = dict(chosen[0].provenance["target"])
-    if values["quartiles"] is not None:
-        values["quartiles"] = tuple(values["quartiles"])  # JSON knows lists alone
-    target = Target(**values)
+    target = Target.from_record(chosen[0].provenance["target"])
     detail = float(chosen[0].provenance["options"]["detail"])
     return Scene(generator, session.classifier, target, images, strength=detail)
 
@@ -246,8 +251,7 @@ def _require_same(scene: Scene, chosen: Sequence[Explanation]) -> None:
             received=f"a score of {scores[worst]:.3f} where the explanation has {known[worst]:.3f}",
             remedy="Pass the classifier of the explanations, with the same size, mean and std.",
         )  # fmt: skip
-    options = some[0].provenance["options"]
-    if options.get("allow") is not None or options.get("preserve") is not None:
+    if _kind(some[0].provenance).masked:
         return  # the mask is not kept, so the frames cannot be made again
     codes = torch.stack([each.latents[-1] for each in some]).to(scene.z)
     frames = torch.stack([each.images[-1] for each in some]).to(device)
@@ -293,7 +297,7 @@ def _control(
     limits: Thresholds,
     seed: int,
 ) -> NullControl | None:
-    if far.scene.allowed is not None or not len(far):
+    if not len(far):
         return None
     other = balanced if isinstance(balanced, Classifier) else Classifier(balanced)
     generator = far.scene.generator

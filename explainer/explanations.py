@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from explainer.checks.base import Thresholds
 from explainer.checks.compatibility import Calibration, calibration_of
 from explainer.checks.sets import SetChecks
 from explainer.errors import ModelFileError, OptionError
@@ -22,6 +23,7 @@ from explainer.report.figures import calibration_figure
 from explainer.report.output import write_file
 from explainer.report.sheet import render_sheet
 from explainer.result_folder import Outcome, ResultFolder, Stored
+from explainer.target import SCORE_TOLERANCE, Target
 
 __all__ = ["Explanations", "Outcome", "Summary"]
 
@@ -29,7 +31,6 @@ SHOWN = 60
 LISTED = 5
 COLUMNS = ["image", "name", "level", "achieved", "error", "reached", "reason", "distance", "score", "rounded",
            "own", "verdict"]  # fmt: skip
-_MONOTONE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -183,17 +184,33 @@ class Explanations(Sequence[Explanation | Outcome]):
         """Levels asked for against achieved over all walks, level by level; None if nothing was explained.
 
         A frame that missed its level is counted, one whose level is not finite too; images without an
-        explanation are counted apart.
+        explanation are counted apart. See :meth:`calibrated` for other thresholds.
         """
-        walks, missing = [], 0
+        return self.calibrated()
+
+    def calibrated(self, thresholds: Thresholds | None = None) -> Calibration | None:
+        """Levels asked for against achieved, as :attr:`calibration`.
+
+        Args:
+            thresholds: Their ``level_error`` and ``monotone`` decide what was reached and what falls; by
+                default those each image was explained with.
+        """
+        walks, slack, missing = [], [], 0
         for record in self.records():
             if "verdict" not in record:
                 missing += 1
                 continue
             rows = record["frames"]
             asked, got, met = ([row[name] for row in rows] for name in ("level", "achieved", "reached"))
+            if thresholds is None:
+                slack.append(record["provenance"]["thresholds"]["monotone"])
+            else:
+                slack.append(thresholds.monotone)
+                unit = Target.from_record(record["provenance"]["target"]).tolerance / SCORE_TOLERANCE
+                errors = np.abs(np.array(got, dtype=float) - np.array(asked))
+                met = (errors <= thresholds.level_error * unit).tolist()
             walks.append((asked, got, met))
-        return calibration_of(walks, unexplained=missing) if walks else None
+        return calibration_of(walks, slack=slack, unexplained=missing) if walks else None
 
     def calibration_figure(self) -> go.Figure:
         """:attr:`calibration` as a plotly figure.
@@ -231,7 +248,7 @@ class Explanations(Sequence[Explanation | Outcome]):
             verdicts[record["verdict"]["status"]] += 1
             errors += np.abs(achieved - asked).tolist()
             levels, reached, complete = levels + len(met), reached + sum(met), complete + all(met)
-            slack = _MONOTONE * max(1.0, float(np.ptp(asked)))
+            slack = record["provenance"]["thresholds"]["monotone"] * max(1.0, float(np.ptp(asked)))
             monotone += bool((np.diff(achieved) >= -slack).all())
         explained = sum(verdicts.values())
         finite = [error for error in errors if np.isfinite(error)]

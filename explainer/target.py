@@ -28,9 +28,9 @@ to that distance, with their gradient, so the score stays finite and a walk can 
 import difflib
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -92,6 +92,12 @@ class Target:
     against_name: str | None
     measure: Measure = "probability"
     quartiles: Quartiles | None = None
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Target":
+        """The target that an explanation's provenance names, where quartiles are a list, as JSON has them."""
+        quartiles = record["quartiles"]
+        return cls(**{**record, "quartiles": None if quartiles is None else tuple(quartiles)})
 
     @property
     def label(self) -> str:

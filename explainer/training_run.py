@@ -285,6 +285,7 @@ def _page(
     sentences = [
         f"{health.status.capitalize()}. {health.sentence}",
         *health.facts(),
-        f"Measured on {health.images} images that were not trained on. Settings: {said}.",
+        f"Measured on {health.images} images that were not trained on; the best state was chosen on some of "
+        f"them. Settings: {said}.",
     ]
     return training_page(f"Training of {name}", sentences, figures)

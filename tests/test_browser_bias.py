@@ -314,11 +314,24 @@ def sheet(folder: Path) -> Path:
         "channel_names": None, "tolerance": 0.02,
     }  # fmt: skip
     failed = {"index": 1, "name": "b", "kind": "ImageError", "sentence": "It is empty."}
+    levels = [
+        {"level": level, "walks": 2, "unreached": missed, "mean": level, "low": level - 0.01,
+         "high": level + 0.02, "largest error": 0.02}
+        for level, missed in ((0.1, 0), (0.9, 1))
+    ]  # fmt: skip
+    checked = {
+        "verdict": {"status": "limits", "sentence": "Trust with limits."}, "walks": 2,
+        "checks": [{"name": "calibration", "status": "limit", "sentence": "One is missed.",
+                    "values": {"walks": 2}}],
+        "closeness": "Codes are close.", "surrogate": [{"level": 0.9, "share": 0.8, "low": 0.5, "high": 1.0}],
+        "statuses": {"identity": {"pass": 1, "limit": 1, "fail": 0, "info": 0}},
+    }  # fmt: skip
     text = render_sheet(
         {
+            "calibration": levels, "tolerance": 0.02, "checked": checked,
             "sentences": ["One of two."], "verdicts": {"trust": 0, "limits": 1, "distrust": 0}, "images": 2,
             "complete": True, "failed": [failed], "failed_count": 1, "explained": [strip],
-            "explained_count": 1, "calibration": None, "tolerance": 0.02, "checked": None,
+            "explained_count": 1,
         }
     )  # fmt: skip
     path = folder / "sheet.html"

@@ -9,6 +9,7 @@ from toys import LinearGenerator, LogisticClassifier, toy_images
 
 from explainer import Classifier, Explanations, SetChecks, check_set, explain, explain_many
 from explainer.checks import Surrogate, Thresholds, calibrate_identity
+from explainer.checks.compatibility import calibration_of
 from explainer.errors import ModelFileError, OptionError
 from explainer.report.charts import calibration_chart
 
@@ -50,6 +51,14 @@ class TestCalibration:
         assert calibrated.table["mean"].tolist() == pytest.approx(achieved.mean().tolist())
         assert "1 further images could not be explained" in calibrated.check(Thresholds()).sentence
 
+    @pytest.mark.parametrize(("missing", "status"), [(0, "pass"), (1, "limit"), (4, "limit"), (5, "fail")])
+    def test_images_without_a_walk_count_as_missed(self, missing, status):
+        walks = [(LEVELS, LEVELS, [True] * 3)] * 4
+        check = calibration_of(walks, unexplained=missing).check(Thresholds())
+        assert check.status == status
+        assert check.values["reached, of all images"] == pytest.approx(4 / (4 + missing))
+        assert ("could not be explained" in check.sentence) == bool(missing)
+
     def test_missed_frames_are_counted_and_drawn(self, model, generator):
         strict = explain_many(
             toy_images(6, seed=4), model, generator=generator, levels=LEVELS, saliency=(),
@@ -89,7 +98,8 @@ class TestCheckSet:
         assert checked.calibration.walks == 45
         assert checked.statuses.loc["compatibility"].sum() == 45
         status = {check.name: check.status for check in checked.checks}
-        assert status["calibration"] == status["detail swap"] == "pass"
+        assert status["detail swap"] == "pass"
+        assert status["calibration"] == "limit"  # one image has no walk
         assert checked.verdict.status != "distrust"
         assert checked.realism.features == "thumbnails and fine bands"
 
@@ -119,6 +129,33 @@ class TestCheckSet:
         with pytest.raises(OptionError, match="most: must be at least 1"):
             check_set(found, model, generator=generator, most=0)
 
+    def test_walks_to_different_levels_are_not_mixed(self, found, model, generator):
+        others = explain_many(
+            toy_images(4, seed=8), model, generator=generator, levels=[0.2, 0.5, 0.7], saliency=()
+        )
+        of_set = check_set(
+            [*list(others)[:4], *list(found)[:5]], model, generator=generator,
+            surrogate=Surrogate(OneLogit(generator), 0.99, 100),
+        )  # fmt: skip
+        assert of_set.walks == 5
+        assert [level for level, _ in of_set.surrogate] == LEVELS
+        assert of_set.calibration.walks == 9
+
+    def test_masked_walks_are_not_mixed_with_others_and_have_no_null_control(self, found, model, generator):
+        allow = torch.ones(16, 16)
+        allow[:, 0] = 0
+        masked = explain_many(
+            toy_images(4, seed=8), model, generator=generator, levels=LEVELS, saliency=(), allow=allow
+        )
+        of_set = check_set([*masked, *list(found)[:3]], model, generator=generator, balanced=model)
+        assert of_set.walks == 4
+        assert of_set.control is None
+        (said,) = [check.sentence for check in of_set.checks if check.name == "equal moves"]
+        assert said.startswith("Not measured: the explained walks had a mask")
+        mixed = check_set([*masked, *list(found)[:5]], model, generator=generator, balanced=model)
+        assert mixed.walks == 5
+        assert mixed.control is not None
+
     def test_another_classifier_or_generator_is_refused(self, found, model, generator):
         other = Classifier(LogisticClassifier(generator, scale=8.0), size=16)
         with pytest.raises(OptionError, match="classifier: is not the one that was explained"):
@@ -131,6 +168,26 @@ class TestCheckSet:
     def test_thresholds_can_be_others(self, found, model, generator):
         strict = check_set(found, model, generator=generator, thresholds=Thresholds(swap_limit=-1.0))
         assert {check.name: check.status for check in strict.checks}["detail swap"] == "limit"
+
+    def test_other_thresholds_decide_the_calibration(self, found, model, generator):
+        errors = found.to_frame().dropna(subset="level")["error"]
+        least = float(errors.quantile(0.4))
+        strict = check_set(found, model, generator=generator, most=2,
+                           thresholds=Thresholds(level_error=least))  # fmt: skip
+        assert strict.calibration.unreached == int((errors > least).sum()) > 0
+        falling = found.calibrated(Thresholds(monotone=-1.0))
+        assert falling.monotone.estimate == 0
+        assert found.calibrated().unreached == found.calibration.unreached == 0
+
+    def test_of_a_regression_they_are_in_quartile_ranges(self, generator):
+        network = LogisticClassifier(generator)
+        model = Classifier(lambda x: 40 * network(x), kind="regression", reference=[0.0, 20.0, 40.0], size=16)
+        many = explain_many(toy_images(3), model, generator=generator, levels=[10.0, 30.0], saliency=())
+        missed = [
+            many.calibrated(Thresholds(level_error=largest)).unreached
+            for largest in many.to_frame()["error"].max() / 40.0 * np.array([0.99, 1.01])
+        ]
+        assert [count > 0 for count in missed] == [True, False]
 
     def test_the_classifier_is_left_as_it_was(self, found, generator):
         network = LogisticClassifier(generator).train()

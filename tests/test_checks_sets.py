@@ -231,6 +231,13 @@ class TestSurrogate:
         assert unfaithful.status == "info"
         assert "cannot be asked" in unfaithful.sentence
 
+    def test_walks_to_different_levels_have_no_curve(self, walked):
+        few = replace(walked[1], table=walked[1].table.iloc[[0, 2]])
+        moved = replace(walked[1], table=walked[1].table.assign(level=[0.2, 0.5, 0.95]))
+        for other in (few, moved):
+            with pytest.raises(OptionError, match="walked: must be to the same levels"):
+                surrogate_curve([walked[0], other], Surrogate(torch.nn.Flatten(), 0.9, 100), LIMITS)
+
     def test_what_cannot_be_distilled(self, walked, generator, classifier, planted):
         with pytest.raises(OptionError, match="samples: must be at least 100"):
             fit_surrogate(walked[0].scene, samples=10)

@@ -1,4 +1,4 @@
-"""What a check says, and in one place all that decides what it says."""
+"""What a check says, and in one place where each turns from pass to limit to fail."""
 
 import math
 from collections.abc import Mapping

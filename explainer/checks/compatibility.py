@@ -110,7 +110,8 @@ class Calibration:
             and ``not finite``, a count. A level that is not finite is unreached, and in no mean.
         monotone: Share of the walks whose achieved levels never fall, with its interval.
         walks: Number of walks.
-        unexplained: Images of the set that have no walk, so that they are in none of these counts.
+        unexplained: Images of the set that have no walk. They are in none of these counts, but the check
+            takes none of their levels for reached.
     """
 
     table: pd.DataFrame
@@ -124,23 +125,29 @@ class Calibration:
         return int(self.table["unreached"].sum())
 
     def check(self, thresholds: Thresholds) -> Check:
-        """All levels of all walks, summed up; what was not reached counts as a failure."""
+        """All levels of all images, summed up; what was not reached counts as a failure.
+
+        An image without a walk counts as if it had missed as many levels as a walk has on average.
+        """
         frames = int(self.table["walks"].sum())
-        share = 1 - self.unreached / frames
+        share = (1 - self.unreached / frames) * self.walks / (self.walks + self.unexplained)
         values: dict[str, float | str] = {
             "walks": float(self.walks), "frames": float(frames), "unreached": float(self.unreached),
             "largest error": float(self.table["largest error"].max()), "monotone": self.monotone.estimate,
-            "images without a walk": float(self.unexplained),
+            "images without a walk": float(self.unexplained), "reached, of all images": share,
         }  # fmt: skip
         said = (
             f"Of {frames} frames {self.unreached} missed their level; {self.monotone.estimate:.1%} of "
             f"{self.walks} walks are monotone"
         )
         if self.unexplained:
-            said += f", and {self.unexplained} further images could not be explained"
+            said += (
+                f", and {self.unexplained} further images could not be explained: of the levels of all "
+                f"images {share:.1%} were reached"
+            )
         if share < thresholds.reached_limit or self.monotone.estimate < thresholds.reached_limit:
             return Check("calibration", "fail", f"{said}.", values)
-        clean = self.unreached == 0 and self.monotone.estimate == 1
+        clean = self.unreached == self.unexplained == 0 and self.monotone.estimate == 1
         return Check("calibration", "pass" if clean else "limit", f"{said}.", values)
 
 
@@ -171,20 +178,21 @@ def calibration(
 def calibration_of(
     walks: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]],
     *,
-    slack: float = Thresholds.monotone,
+    slack: float | Sequence[float] = Thresholds.monotone,
     unexplained: int = 0,
 ) -> Calibration:
     """Calibration of walks that need not have been asked for the same levels.
 
     Args:
         walks: Of each walk the levels asked for, ascending, those achieved, and whether each was reached.
-        slack: Largest fall of a level, as a share of what a walk spans if that is more than 1, that is none.
+        slack: Largest fall of a level, as a share of what a walk spans if that is more than 1, that is none;
+            one for all walks, or one for each.
         unexplained: Images without a walk.
     """
     asked, got, met = ([np.asarray(walk[place], dtype=float) for walk in walks] for place in range(3))
     rising = [
-        bool((np.diff(row) >= -slack * max(1.0, float(np.ptp(levels)))).all())
-        for levels, row in zip(asked, got, strict=True)
+        bool((np.diff(row) >= -fall * max(1.0, float(np.ptp(levels)))).all())
+        for levels, row, fall in zip(asked, got, np.broadcast_to(slack, len(walks)).tolist(), strict=True)
     ]
     frames = pd.DataFrame(
         {

@@ -172,10 +172,19 @@ def surrogate_curve(
 
     Returns:
         Pairs (level, share with its Wilson interval), and the check.
+
+    Raises:
+        OptionError: The walks are not to the same levels.
     """
+    levels = walked[0].table["level"].tolist()
+    for others in (each.table["level"].tolist() for each in walked):
+        if len(others) != len(levels) or not np.allclose(others, levels, rtol=0, atol=1e-6):
+            raise OptionError(
+                "walked", "must be to the same levels", received=f"{levels} and {others}",
+                remedy="Check walks to other levels apart.",
+            )  # fmt: skip
     sides = surrogate_sides(walked, surrogate)
     sides &= torch.stack([torch.tensor(each.table["reached"].to_numpy()) for each in walked])
-    levels = walked[0].table["level"].tolist()
     curve = [
         (level, wilson_interval(int(column.sum()), len(column)))
         for level, column in zip(levels, sides.T, strict=True)

@@ -219,6 +219,9 @@ class TrainableGenerator(Generator):
             kept, training = given.part(order[:aside]), given.part(order[aside:])
         else:
             kept, training = feed(held_out, "held_out", self.shape, 2), given.part(order)
+            # Only the first are measured: a file in the order of its classes must not decide on one of them.
+            mixed = torch.Generator().manual_seed(seed + 1)
+            kept = kept.part(torch.randperm(len(kept), generator=mixed))
         self.to(place)
         store_intensity(self, training, seed)
         rows: list[dict[str, float | str]] = []
