@@ -69,10 +69,11 @@ def finding(classifier: str, attribute: str, verdict: str, moved: float) -> dict
         "forward": {
             "changed": effect(moved), "floor": effect(0.02), "over_floor": effect(moved - 0.02),
             "over_reference": effect(moved - 0.03), "random": effect(0.04), "with_target": effect(moved),
-            "against_target": effect(0.0), "one_sided": 1e-9, "shift": effect(moved), "slope": 0.3,
+            "against_target": effect(0.0), "one_sided": 1e-9, "shift": effect(moved),
+            "shift_over_reference": effect(moved - 0.01), "slope": 0.3,
             "spearman": None, "relative_change": 0.4,
         },
-        "reverse": {"moved": effect(moved), "held": 0.02},
+        "reverse": {"moved": effect(moved), "held": 0.02, "over_reference": effect(moved - 0.04)},
         "observed": {
             "groups": groups, "cells": cells, "worst": "label 1, attribute 0",
             "demographic_parity": [0.1, 0.02, 0.18], "equalised_odds": None, "correlation_difference": 0.1,

@@ -169,6 +169,22 @@ def test_the_page_is_written_with_the_command_that_made_it(report, table, tmp_pa
     assert pictures[0] > 0 == pictures[1]
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["--no-images"], "no-images: is for a page, and none is asked for"),
+     (["--html", "."], "html: is a folder, not a file")],
+)  # fmt: skip
+def test_a_page_that_cannot_be_is_refused_before_the_audit(table, monkeypatch, capsys, more, message):
+    monkeypatch.setattr(audit_run, "audit_table", lambda *_, **__: pytest.fail("it was audited"))
+    monkeypatch.setattr(classifier_files, "open_classifier", lambda *_: pytest.fail("it was opened"))
+    with pytest.raises(SystemExit) as left:
+        cli.main(
+            ["audit", "--classifier", "m:f", "--data", str(table), "--label", "y", "--attributes", "a", *more]
+        )
+    assert left.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_json_is_all_there_is_on_stdout(report, table, monkeypatch, capsys):
     monkeypatch.setattr(audit_run, "audit_table", lambda *_, **__: report)
     monkeypatch.setattr(classifier_files, "open_classifier", lambda word, about: classifier())

@@ -310,8 +310,8 @@ def test_json_holds_everything_and_no_nan(both, tmp_path):
     read = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert read["schema"] == 1
     assert set(read) == {
-        "schema", "findings", "comparisons", "clusters", "warnings", "skipped", "attribution_by_axis",
-        "thresholds", "provenance",
+        "schema", "findings", "comparisons", "clusters", "warnings", "skipped", "thresholds", "provenance",
+        "attribution_by_axis", "pictures_left_out",
     }  # fmt: skip
     finding = read["findings"][0]
     assert finding["verdict"] == "not detected"

@@ -46,7 +46,11 @@ def test_every_part_of_an_audit_is_there(page: str) -> None:
     for words in (
         "Supports evidence for confounding",
         "6 findings: evidence for confounding 1, not detected 4, insufficient evidence 1.",
-        "forward +0.22 to +0.32 reverse +0.30 [+0.25, +0.35] q = 0.002", "not met unknown, needs 0.85",
+        "forward +0.22 to +0.32 reverse +0.30 [+0.25, +0.35] over the reference +0.26 [+0.21, "
+        "+0.31] q = 0.002",
+        "shift over the reference 0.29 [0.24, 0.34]", "beyond 0.05, by itself and over the reference (lower",
+        "moves the classifier less than 0.05, also over the reference (all upper bounds)",
+        "not met unknown, needs 0.85",
         "clean, smiling : the classifier reads what cannot be shown.", "Not asked: beard: 3 images with it",
         "No two walks crossed", "label yes, attribute no (worst)", "No attribute names it", "0" * 64,
         "demographic parity, difference 0.10 [0.02, 0.18]", "biased − clean , smiling", "4" * 64,
@@ -56,7 +60,9 @@ def test_every_part_of_an_audit_is_there(page: str) -> None:
         assert words in said, words
 
 
-@pytest.mark.parametrize("word", ["complian", "certif", "guarantee", "proof", "proves"])
+@pytest.mark.parametrize(
+    "word", ["complian", "complies", "conform", "approved", "certif", "guarantee", "proof", "proves"]
+)
 def test_wording_certifies_nothing(page: str, word: str) -> None:
     assert word not in text_of(page).lower()
 
@@ -117,11 +123,55 @@ def test_pictures_stop_at_the_budget_and_it_is_said(monkeypatch: pytest.MonkeyPa
     assert 0 < page.count('class="walk-strip"') < whole.count('class="walk-strip"')
     left = whole.count('class="walk-strip"') - page.count('class="walk-strip"')
     assert f"{left} walks are left out to keep the page small" in page
+    monkeypatch.setattr("explainer.report.bias_page.PICTURES", 10)
+    page = render_bias(bias_record() | {"pictures_left_out": 3}, bias_pictures())
+    assert 'class="walk-strip"' not in page
+    asked = whole.count('class="walk-strip"')
+    assert f"{asked} walks are left out to keep the page small" in page
+    assert "Of 3 more walks the audit kept no pictures" in page
+    assert "kept no pictures" not in whole
     monkeypatch.setattr("explainer.report.bias_page.MOST_DETAILED", 2)
     page = render_bias(bias_record())
     assert page.count('<details class="box finding"') == 2
     assert "The 2 gravest of 6" in page
     assert 'href="#finding-6"' not in page, "no link to what is not there"
+
+
+def test_what_is_not_detected_bears_no_tick(page: str) -> None:
+    body = re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL)
+    assert body.count('class="state info"') > 4
+    assert not re.search(r'class="(state |verdict )?trust"', body)
+
+
+def test_a_comparison_that_is_cut_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = text_of(render_bias(bias_record(), bias_pictures()))
+    assert "The first" not in whole
+    assert "the same image are shown" not in whole
+    monkeypatch.setattr("explainer.report.bias_page.MOST_COMPARED", 2)
+    monkeypatch.setattr("explainer.report.bias_page.MOST_PAIRED", 0)
+    page = text_of(render_bias(bias_record(), bias_pictures()))
+    assert "The first 2 of 3 attributes; all are in the table below." in page
+    assert "for the first 0 comparisons only, and not for 1 more" in page
+
+
+def test_a_paired_image_is_drawn_at_random_or_not_at_all() -> None:
+    record = bias_record()
+    for found in record["findings"]:
+        found["shown"] = {"worst": [7], "median": [5], "random": [2]}
+    page = render_bias(record, bias_pictures())
+    assert "One image, drawn at random" not in page
+    assert "image 7, gender, biased" in page
+
+
+def test_commas_in_names_do_not_mix_walks_up() -> None:
+    record, kept = bias_record(), bias_pictures()["biased, smiling"]
+    record["findings"] = record["findings"][:1]
+    record["findings"][0] |= {"classifier": "a, b", "target": "c"}
+    record["comparisons"], record["clusters"] = [], {}
+    theirs = {"a, b, c": [walk | {"classifier": "a", "target": "b, c"} for walk in kept]}
+    assert 'class="walk-strip"' not in render_bias(record, theirs)
+    mine = {"a, b, c": [walk | {"classifier": "a, b", "target": "c"} for walk in kept]}
+    assert render_bias(record, mine).count('class="walk-strip"') == 4
 
 
 @pytest.mark.parametrize(("channels", "names"), [(1, None), (3, None), (5, ("a", "b", "c", "d", "<e>"))])
@@ -140,7 +190,9 @@ def test_downloads_hold_the_whole_record_and_a_safe_table() -> None:
     rows = list(csv.DictReader(io.StringIO(block(page, "csv"))))
     assert len(rows) == 6
     assert float(rows[0]["changed"]) == record["findings"][0]["forward"]["changed"]["value"]
-    assert rows[1]["changed"] == ""
+    assert rows[1]["changed"] == rows[1]["reverse over reference low"] == ""
+    over = record["findings"][0]["reverse"]["over_reference"]
+    assert float(rows[0]["reverse over reference low"]) == over["low"]
     cells = [cell for row in rows for cell in row.values()]
     assert any(cell.startswith("'=HYPERLINK") for cell in cells)
     assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t"))]
@@ -172,13 +224,25 @@ def test_script_data_cannot_end_its_block() -> None:
 
 @pytest.mark.parametrize(
     ("value", "cell"),
-    [("=1+1", "'=1+1"), (" =1", "' =1"), ("-1", "'-1"), ("\t=1", "'\t=1"), ("\uff1d1", "'\uff1d1"),
+    [("=1+1", "'=1+1"), (" =1", "' =1"), ("-1", "'-1"), ("\t=1", "' =1"), ("a;=1+1", "a;'=1+1"),
+     ("a\r=1+1", "a =1+1"), ("\r=1+1", "' =1+1"), ("a\r\n;\n@b", "a ; '@b"), ('a"",  -x()', "a\"\",  '-x()"),
+     ("by +0.3 [-0.1, +0.2]; so", "by +0.3 [-0.1, +0.2]; so"), ("a;-2 +cmd|'x'!A0", "a;'-2 +cmd|'x'!A0"),
+     ("\uff1d1", "'\uff1d1"),
      (-1.5, "-1.5"),
      (7, "7"), (None, ""), (float("inf"), ""), ("a=1", "a=1"), ("nul\x00", "nul")],
 )  # fmt: skip
 def test_cells_of_a_spreadsheet(value: object, cell: str) -> None:
     (read,) = list(csv.DictReader(io.StringIO(csv_text(["=name"], [{"=name": value}]) + " ")))[:1]
     assert read["'=name"] == cell
+
+
+def test_a_cell_stays_a_cell_whatever_it_holds() -> None:
+    text = csv_text(["a", "b"], [{"a": "x\r=1+1", "b": 2}, {"a": 'y"\r\n=2', "b": -3}])
+    assert "\r" not in text
+    assert text.splitlines() == ["a,b", "x =1+1,2", '"y"" \'=2",-3']
+    for separator in ";,":
+        rows = csv.reader(io.StringIO(csv_text(["a"], [{"a": "a;=1+1"}])), delimiter=separator)
+        assert not [cell for row in rows for cell in row if cell.startswith("=")]
 
 
 def test_words_can_be_chosen_but_not_certify() -> None:
@@ -188,7 +252,10 @@ def test_words_can_be_chosen_but_not_certify() -> None:
     for wording, message in (
         ({"titel": "x"}, "wording: has a name that the report has no place for"),
         ({"title": 3}, 'wording: must hold text for "title"'),
-        ({"note": "This model is COMPLIANT."}, "wording: would turn evidence into a certificate"),
+        *(
+            ({"note": f"This model {word}."}, "wording: would turn evidence into a certificate")
+            for word in ("is COMPLIANT", "complies", "Conforms", "is approved", "is guaranteed fair")
+        ),
     ):
         with pytest.raises(OptionError, match=message):
             chosen_wording(wording)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pictures = bias_pictures(4, tuple(HOSTILE[:4]))
     record = hostile_record()
     named = record["findings"][0]
-    walks = {f"{named['classifier']}, {named['target']}": pictures["biased, smiling"]}
+    theirs = {"classifier": named["classifier"], "target": named["target"]}
+    walks = {"any key": [walk | theirs for walk in pictures["biased, smiling"]]}
     # the file has a name of that kind as well
     return write_bias(
         record, tmp_path_factory.mktemp("page") / "=1+1 <img src=x onerror=hacked()> {{7*7}}.html", walks
@@ -60,6 +62,18 @@ def test_it_opens_without_a_request_or_a_complaint(browser: Browser, page: Path)
     assert browser.requests() == {"file", "data"}
     assert browser.run("document.images.length") >= 4 * 11
     assert browser.run("Array.from(document.images).every(i => i.complete && i.naturalWidth > 0)")
+
+
+def test_what_a_page_asks_of_a_network_never_leaves(browser: Browser, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.5)
+        page = tmp_path / "asks.html"
+        page.write_text(f'<img src="http://127.0.0.1:{server.getsockname()[1]}/x.png">', encoding="utf-8")
+        browser.open(page)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert browser.requests() == {"file", "http"}
+    assert browser.complaints()
 
 
 def test_the_slider_shows_the_same_frame_of_every_walk(browser: Browser, page: Path) -> None:

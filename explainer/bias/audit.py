@@ -128,6 +128,7 @@ def audit(
             },
         ) | {"labels": _hashed(labels, attributes), "groups": len(np.unique(people))},
         pictures=table.pictures,
+        pictures_left_out=table.left_out,
         attribution_by_axis=table.axes,
     )  # fmt: skip
 

@@ -47,6 +47,8 @@ class Table:
     warnings: dict[str, str]
     pictures: dict[str, tuple[Strip, ...]]
     axes: dict[str, AxisAttribution] = field(default_factory=dict)
+    left_out: int = 0
+    """Walks that were to be pictured, but there was no room for them."""
 
     @property
     def room(self) -> int:
@@ -120,7 +122,8 @@ class Evidence:
         table.clusters[key] = tuple(self._clusters(crossing))
         table.warnings[key] = self._hidden(model, target, walked[:REVERSED])
         shown = [choose(crossing, seen, number, self.seed) for number in range(len(self.asked))]
-        table.pictures[key] = self._pictures(name, model, target, crossing, seen, shown, table, key)
+        drawn = self._pictures(name, model, target, crossing, seen, shown, table, key)
+        table.pictures[key] = (*table.pictures.get(key, ()), *drawn)
         named = self._by_axis(model, target, walked, crossing)
         if named is not None:
             table.axes[key] = named
@@ -217,10 +220,13 @@ class Evidence:
         wanted = [position for kinds in shown for chosen in kinds.values() for position in chosen]
         for group in table.clusters[key]:
             wanted += [place[row] for row in group.cluster.rows[:EXAMPLES].tolist()]
-        return keep_strips(
+        kept = keep_strips(
             self.generator, model, target, name, self.images[torch.from_numpy(self.rows)], crossing, seen,
             [question.name for question in self.asked], wanted, room=table.room,
         )  # fmt: skip
+        table.left_out += len(set(wanted)) - len(kept)
+        # as the findings name it: a second classifier may call its classes otherwise
+        return tuple(replace(strip, target=self.target.label) for strip in kept)
 
     def _reverse(self, number: int, name: str) -> tuple[Reverse | None, float, dict[str, list[float]]]:
         """Reverse evidence, the share of walks that arrived with the target held, and their mean paths."""

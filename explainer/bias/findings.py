@@ -18,7 +18,8 @@ provenance      versions, image count and hash, fingerprints, options
 ==============  ==========================================================================================
 
 and ``attribution_by_axis``, by "classifier, target" the record of an :class:`AxisAttribution`, the mean of
-the walks that crossed; empty where the generator has no named axes.
+the walks that crossed; empty where the generator has no named axes; and ``pictures_left_out``, the number of
+walks that were to be pictured but had no room in memory.
 
 An effect is an object: value, low, high, n, groups, p, margin. What is not a finite number is null.
 """
@@ -132,6 +133,7 @@ class BiasReport:
         pictures: Some walks by "classifier, target"; of these only the numbers go into the JSON.
         attribution_by_axis: By "classifier, target": what the walks did along the named axes of the
             generator, the mean of those that crossed; empty if it has none.
+        pictures_left_out: Walks that were to be among the pictures, but there was no room for them.
     """
 
     findings: tuple[Finding, ...]
@@ -143,6 +145,7 @@ class BiasReport:
     provenance: Mapping[str, Any]
     pictures: Mapping[str, tuple[Strip, ...]] = field(default_factory=dict)
     attribution_by_axis: Mapping[str, AxisAttribution] = field(default_factory=dict)
+    pictures_left_out: int = 0
 
     def __repr__(self) -> str:
         counts = pd.Series([finding.verdict.status for finding in self.findings]).value_counts()
@@ -214,6 +217,7 @@ class BiasReport:
             "attribution_by_axis": {
                 name: _plain(found.record()) for name, found in self.attribution_by_axis.items()
             },
+            "pictures_left_out": self.pictures_left_out,
             "skipped": list(self.skipped),
             "thresholds": asdict(self.thresholds),
             "provenance": _plain(self.provenance),

@@ -40,7 +40,7 @@ from explainer.cli.terminal import (
     print_lines,
     shows_progress,
 )
-from explainer.errors import OptionError
+from explainer.errors import OptionError, OutputError
 
 __all__ = ["EXAMPLES", "audit"]
 
@@ -115,6 +115,16 @@ def audit(
             raise OptionError(
                 "fail-on", "is unknown", received=fail_on, remedy=f"Choose one of {', '.join(FAIL_ON)}."
             )
+        if no_images and html is None:
+            raise OptionError(
+                "no-images", "is for a page, and none is asked for", received="no --html",
+                remedy="Add --html FILE, or leave --no-images out: the other files hold no pictures.",
+            )  # fmt: skip
+        if html is not None and html.is_dir():
+            raise OutputError(
+                "html", "is a folder, not a file", received=html,
+                remedy="Name a file, such as audit.html in that folder.",
+            )  # fmt: skip
         make_folder(out)
         make_folder(None if html is None else html.parent)
         from explainer.audit_run import audit_table, write_report

@@ -23,7 +23,7 @@ from explainer.report.spreadsheet import csv_text
 __all__ = ["finding_columns", "render_bias", "write_bias"]
 
 STATUSES = ("confounded", "insufficient", "not detected")
-ICONS = {"confounded": "distrust", "insufficient": "unknown", "not detected": "trust"}
+ICONS = {"confounded": "distrust", "insufficient": "unknown", "not detected": "info"}
 PICTURES = 4_000_000
 """Bytes of pictures in a page: with 120 findings, 60 of them in detail, and the JSON it stays below 8 MB."""
 MOST_DETAILED = 60
@@ -45,7 +45,8 @@ def render_bias(
 
     Args:
         record: Plain values: the JSON of the report, see :mod:`explainer.bias.findings`.
-        pictures: By "classifier, target": walks, see :class:`explainer.report.bias_strips.Album`.
+        pictures: By "classifier, target": walks, see :class:`explainer.report.bias_strips.Album`; each names
+            its classifier and its target.
         wording: Words in the place of those of :mod:`explainer.report.bias_wording`.
         images: Whether pictures of walks are shown. Without them no pixel of any image is in the file.
 
@@ -109,6 +110,7 @@ def render_bias(
         "images": bool(images and album.shown),
         "private": not images,
         "left_out": album.left_out,
+        "not_kept": record.get("pictures_left_out", 0),
         "signed_bar": colour_bar(True),
         "unsigned_bar": colour_bar(False),
         "json_block": script_data(record),
@@ -148,6 +150,7 @@ def _effects(finding: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]:
         "over floor": ahead.get("over_floor"),
         "over reference": ahead.get("over_reference"),
         "reverse": back.get("moved"),
+        "reverse over reference": back.get("over_reference"),
     }
 
 
@@ -208,8 +211,16 @@ def _chosen(shown: Mapping[str, Sequence[int]]) -> list[tuple[str, int]]:
 def _walk(
     walks: Mapping[str, Sequence[Mapping[str, Any]]], finding: Mapping[str, Any], row: int
 ) -> Mapping[str, Any] | None:
-    kept = walks.get(f"{finding['classifier']}, {finding['target']}", ())
+    kept = _walks_of(walks, finding["classifier"], finding["target"])
     return next((walk for walk in kept if walk["row"] == row), None)
+
+
+def _walks_of(
+    walks: Mapping[str, Sequence[Mapping[str, Any]]], classifier: str, target: str
+) -> list[Mapping[str, Any]]:
+    """The walks of a classifier; by both names, since a comma in one makes the keys ambiguous."""
+    kept = [walk for each in walks.values() for walk in each]
+    return [walk for walk in kept if (walk["classifier"], walk["target"]) == (classifier, target)]
 
 
 def _asked(record: Mapping[str, Any], walk: Mapping[str, Any]) -> Sequence[float]:
@@ -313,12 +324,19 @@ def _conditions(record: Mapping[str, Any], names: Mapping[str, str]) -> list[tup
         ("Levels of a walk", ", ".join(f"{each:g}" for each in options.get("levels", ())) or "not recorded"),
         ("Generator", str(about.get("generator", {}).get("source", "not recorded"))),
         ("Reference walks", str(options.get("reference", "not recorded"))),
-        ("Intervals", f"{1 - alpha:.0%}; false discoveries held at {alpha:g} over {len(findings)} findings"),
+        ("Intervals", f"{100 * (1 - alpha):g}%; false discoveries held at {alpha:g} over {len(findings)} "
+         "findings"),
         (names["confounded"],
-         f"all gates hold, both reverse effects beyond {limits['present']:g}, q ≤ {alpha:g}"),
+         "every gate holds; walking the attribute with the target held moves the classifier beyond "
+         f"{limits['present']:g}, by itself and over the reference (lower bounds), with q ≤ {alpha:g} over "
+         "the whole table"),
         (names["not detected"],
-         f"all gates hold, upper bounds below {limits['absent']:g}, nothing read beyond the generator"),
-        (names["insufficient"], "anything else"),
+         "every gate holds; the classifier reads nothing the code does not hold; walking the attribute moves "
+         f"it less than {limits['absent']:g}; and its own walks take the attribute along less than that "
+         "(over reconstruction, over the reference, or in their direction), or, where they do, walking it "
+         f"moves the classifier less than {limits['present']:g}, also over the reference (all upper bounds)"),
+        (names["insufficient"], "anything else; the walks of the classifier alone confound nothing, but can "
+         f"stand against “{names['not detected']}”"),
     ]  # fmt: skip
     return pairs
 
@@ -351,11 +369,12 @@ def _compared(
         return None
     label = {id(each): clean_name(each["attribute"])[:24] for each in compared}
     plots: list[dict[str, Any]] = []
+    skipped = 0
     for pair in dict.fromkeys((each["first"], each["second"], each["target"]) for each in compared):
         mine = [each for each in compared if (each["first"], each["second"], each["target"]) == pair]
         chart = interval_chart([(label[id(each)], each["difference"]) for each in mine[:MOST_COMPARED]])
         strips = []
-        pairs = [walks.get(f"{name}, {pair[2]}", ()) for name in pair[:2]]
+        pairs = [_walks_of(walks, name, pair[2]) for name in pair[:2]]
         first, second = ({walk["row"]: walk for walk in kept} for kept in pairs)
         random = [
             row
@@ -363,17 +382,23 @@ def _compared(
             if (finding["classifier"], finding["target"]) == (pair[0], pair[2])
             for row in finding.get("shown", {}).get("random", ())
         ]
-        both = [row for row in (*random, *first) if row in first and row in second]
-        for row in both[:1] if len(plots) < MOST_PAIRED else []:
+        both = [row for row in random if row in first and row in second][:1]
+        skipped += bool(both) and len(plots) >= MOST_PAIRED
+        for row in both if len(plots) < MOST_PAIRED else []:
             for name, walk in ((pair[0], first[row]), (pair[1], second[row])):
                 strip = album.strip(walk, None, _asked(record, walk))
                 if strip is not None:
                     strips.append({**strip, "reason": name})
         plots.append(
-            {"first": pair[0], "second": pair[1], "target": pair[2], "chart": chart, "strips": strips}
-        )
+            {
+                "first": pair[0], "second": pair[1], "target": pair[2], "chart": chart, "strips": strips,
+                "drawn": min(MOST_COMPARED, len(mine)), "asked": len(mine),
+            }
+        )  # fmt: skip
     return {
         "plots": plots,
+        "skipped": skipped,
+        "paired": MOST_PAIRED,
         "rows": [{**each, "effect": _effect(each["difference"])} for each in compared],
     }
 

@@ -19,7 +19,7 @@ WORDING: Mapping[str, str] = MappingProxyType(
         "not_detected": "Not detected",
         "insufficient": "Insufficient evidence",
         "verdict_confounded": "Supports evidence for confounding",
-        "verdict_insufficient": "Insufficient evidence for a conclusion on every attribute",
+        "verdict_insufficient": "Insufficient evidence on at least one attribute",
         "verdict_not_detected": "No confounding detected within the bounds stated",
         "caution": "This is evidence about these classifiers, one generator and one set of images. It does "
         "not say why a classifier does what it does, and it is no statement about law or policy.",
@@ -28,7 +28,7 @@ WORDING: Mapping[str, str] = MappingProxyType(
 )
 """The words, by what they are for; ``note`` is a sentence of your own under the verdict."""
 
-REFUSED = ("complian", "certif")
+REFUSED = ("complian", "complies", "conform", "approved", "guarantee", "certif")
 
 
 def chosen_wording(wording: Mapping[str, str] | None) -> dict[str, str]:

@@ -1,19 +1,26 @@
 """A table as CSV that a spreadsheet shows and never runs.
 
-A cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break is a formula to a spreadsheet
-(OWASP, CSV injection); text of that kind gets an apostrophe in front. Numbers are left as they are.
+A cell that begins with ``=``, ``+``, ``-`` or ``@`` is a formula to a spreadsheet (OWASP, CSV injection);
+text of that kind gets an apostrophe in front. Where a spreadsheet splits depends on its language, so the
+same holds after every ``;``, ``,``, ``|`` and quotation mark within a text; line breaks and tabs become
+spaces. Numbers are left as they are.
 """
 
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 __all__ = ["csv_text"]
 
 # The last four are the wide forms, which some spreadsheets take for the same.
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+FORMULA = ("=", "+", "-", "@", "|", "%", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+BREAKS = re.compile(r"[\r\n\t\v\f\x1c-\x1e\x85\u2028\u2029]+")
+NUMBER = r"[+-]\d+(?:\.\d+)?[\])]*\s*(?:$|[;,])"
+INNER = re.compile(rf'([;,|"][\s\u200b\ufeff]*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])(?!{NUMBER})')
+"""The begin of a formula behind what may split a text; a number there, as in "[-0.1, +0.2]", is none."""
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -42,5 +49,5 @@ def _cell(value: Any) -> Any:
         return ""
     if not isinstance(value, str):
         return value
-    text = value.replace("\x00", "")
-    return f"'{text}" if text.lstrip(" ").startswith(FORMULA) else text
+    text = INNER.sub(r"\1'", BREAKS.sub(" ", value.replace("\x00", "")))
+    return f"'{text}" if text.lstrip(" \u00a0\u200b\ufeff").startswith(FORMULA) else text
