@@ -172,11 +172,9 @@ MISSED = {
     ("checks", "checks of one image, thorough, in walks (median)"):
         "composition, which only thorough adds, encodes and decodes the image ten times, each from what the "
         "last one made, so none of them can share a batch: half a walk",
-    ("fidelity", "time of Quantus' one curve over that of our three, 20 steps"):
-        "most of our time is the classifier's own passes, one for each step, which Quantus makes too",
     ("fidelity", "cells: of 8 comparisons with random order and another image's map, not won"):
-        "all cells lie in the centre and the classifier reads a sum over the cell, so the order of pixels "
-        "matters little; random order is beaten but for the symmetric gain",
+        "random order is beaten by all four; cells lie in one place at one size and the walk changes all of it, "
+        "so another cell's map is as good",
     ("fidelity", "planted sprites: relevance mass accuracy, ours / best of captum"):
         "cause not examined; the two intervals overlap",
     ("generator_mixture", "mean accuracy"):
