@@ -173,7 +173,7 @@ MISSED = {
         "composition, which only thorough adds, encodes and decodes the image ten times, each from what the "
         "last one made, so none of them can share a batch: half a walk",
     ("fidelity", "cells: of 8 comparisons with random order and another image's map, not won"):
-        "random order is beaten by all four; cells lie in one place at one size and the walk changes all of it, "
+        "random order is beaten by all four; cells lie in one place at one size and the walk changes it all, "
         "so another cell's map is as good",
     ("fidelity", "planted sprites: relevance mass accuracy, ours / best of captum"):
         "cause not examined; the two intervals overlap",
