@@ -127,7 +127,8 @@ def worst(report: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         for row in {row for rows in each["shown"].values() for row in rows} - known:
             kept.append(
                 {
-                    "row": row, "direction": "up", "crossed": True, "level": 0.2,
+                    "row": row, "classifier": each["classifier"], "target": each["target"],
+                    "direction": "up", "crossed": True, "level": 0.2,
                     "levels": (0.1, 0.3, 0.5, 0.7, 0.9), "oracles": {}, "channel_names": None,
                     "original": rng.integers(0, 255, (3, 160, 160), dtype=np.uint8),
                     "frames": rng.integers(0, 255, (5, 3, 160, 160), dtype=np.uint8),
