@@ -156,6 +156,12 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
         ("watermark: its cluster found", ("watermark", "planted: its cluster found", "rate"), ">=", 0.9),
         ("no watermark: no cluster", ("watermark", "clean: none invented", "rate"), ">=", 0.9),
     ],
+    "bias_page": [
+        ("MB of the page of 1,000 audited images", ("audit", "with pictures", "MB"), "<=", 8.0),
+        ("MB of 120 findings with pictures of noise", ("worst", "MB"), "<=", 8.0),
+        ("errors and warnings in the console",
+         ("plotly", "the whole page", "errors and warnings in the console"), "<=", 0),
+    ],
     "memory": [("peak memory of 5,000 images over that of 256", ("memory", "ratio"), "<=", 1.2)],
 }  # fmt: skip
 MISSED = {
