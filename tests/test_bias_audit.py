@@ -336,7 +336,7 @@ def test_markdown_is_one_table_with_a_sentence_each(both):
     assert text.startswith("## Confounder audit\n")
     assert sum(line.startswith("| ") for line in text.splitlines()) == 5
     assert "✖ confounded" in text
-    assert "✔ not detected" in text
+    assert "○ not detected" in text
 
 
 def test_names_cannot_break_what_is_written(data, tmp_path):

@@ -5,7 +5,7 @@ from typing import Any
 
 __all__ = ["as_markdown"]
 
-ICONS = {"confounded": "✖", "not detected": "✔", "insufficient": "?"}
+ICONS = {"confounded": "✖", "not detected": "○", "insufficient": "?"}
 
 
 def as_markdown(record: Mapping[str, Any]) -> str:

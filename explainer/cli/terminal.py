@@ -35,7 +35,7 @@ DISTRUSTED, WRONG_INPUT, FAULT, INSUFFICIENT, INTERRUPTED = 1, 2, 3, 4, 130
 
 COLOURS = {"trust": "green", "limits": "yellow", "distrust": "red"}
 COLOURS |= {"healthy": "green", "weak": "yellow", "collapsed": "red"}
-COLOURS |= {"not detected": "green", "insufficient": "yellow", "confounded": "red"}
+COLOURS |= {"not detected": "blue", "insufficient": "yellow", "confounded": "red"}
 
 WIDTH = 74
 
