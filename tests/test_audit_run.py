@@ -99,7 +99,7 @@ def test_files_are_written(report: BiasReport, tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "label", "attributes", "message"),
     [
-        ("no.csv", "y", ["a"], "data: must be a .csv file"),
+        ("no.csv", "y", ["a"], "data: does not exist"),
         ("table.csv", "z", ["a"], "data: has no column z"),
         ("table.csv", "y", ["a", "c"], "data: has no column c"),
     ],

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from explainer.cli import completion
 from explainer.cli.options import (
+    NO_WORD,
     AsJson,
     Channels,
     ClassifierWord,
@@ -75,7 +76,10 @@ def audit(
         Path | None, typer.Option(metavar="FILE", help="The report as one page that needs no network.")
     ] = None,
     no_images: Annotated[
-        bool, typer.Option("--no-images", help="Leave every picture out of the page, for privacy.")
+        bool,
+        typer.Option(
+            "--no-images", metavar=NO_WORD, help="Leave every picture out of the page, for privacy."
+        ),
     ] = False,
     group: Annotated[str | None, typer.Option(help="Column of the person or patient.")] = None,
     target: Annotated[

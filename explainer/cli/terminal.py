@@ -53,7 +53,10 @@ def examples(*commands: tuple[str, str]) -> str:
     for wish, words in commands:
         # broken where a shell takes it, so that it can be copied from a narrow terminal
         lines = textwrap.wrap(words, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
-        shown.append(f"  [dim]# {escape(wish)}[/]\n  " + escape(" \\\n  ".join(lines)))
+        wishes = textwrap.wrap(wish, WIDTH, initial_indent="# ", subsequent_indent="# ")
+        shown.append(
+            "".join(f"  [dim]{escape(line)}[/]\n" for line in wishes) + "  " + escape(" \\\n  ".join(lines))
+        )
     return "\n\n".join(shown)
 
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from explainer.cli import completion
 from explainer.cli.health import print_health
-from explainer.cli.options import AsJson, Debug, Device, Quiet, Seed, usable
+from explainer.cli.options import NO_WORD, AsJson, Debug, Device, Quiet, Seed, usable
 from explainer.cli.terminal import (
     DISTRUSTED,
     INTERRUPTED,
@@ -56,12 +56,16 @@ def train(
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
     minutes: Annotated[float, typer.Option(help="Upper bound on the time of training.")] = 30.0,
-    flip: Annotated[bool, typer.Option("--flip", help="Mirror half of the images.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", metavar=NO_WORD, help="Mirror half of the images.")] = False,
     sampler: Annotated[
-        bool, typer.Option("--sampler", help="Fit a second VAE to the codes: samples then look like images.")
+        bool,
+        typer.Option(
+            "--sampler", metavar=NO_WORD, help="Fit a second VAE to the codes: samples then look like images."
+        ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a run that was stopped, with its settings.")
+        bool,
+        typer.Option("--resume", metavar=NO_WORD, help="Continue a run that was stopped, with its settings."),
     ] = False,
     as_json: AsJson = False,
     seed: Seed = 0,

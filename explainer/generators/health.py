@@ -97,8 +97,8 @@ class Health:
             full = math.log(self.images)
             limit = f", where {self.images:,} images can show {full:.1f}" if low > 0.95 * full else ""
             said.append(
-                f"It tells images apart by at least {low:.1f} nats{limit}, and by at most {high:.1f}: "
-                "I(x; z)."
+                f"It tells images apart by at least {low:.1f} nats{limit}, and by at most {high:.1f} "
+                "(mutual information of image and code)."
             )
         if self.samples is not None:
             said.append(
@@ -172,9 +172,9 @@ def _verdict(
             f"Channel {worst} is reconstructed with R2 {r2[worst]:.2f} only: train longer, use a larger "
             "latent_dim, or treat what is seen in this channel with care."
         )
-    said = f"Every channel is reconstructed with R2 of at least {r2[worst]:.2f}."
+    said = f"Every channel is reconstructed with R2 of at least {math.floor(1000 * r2[worst]) / 1000}."
     if samples is not None and samples.distance.low > FAR_SAMPLES * samples.bare.estimate:
-        said += " Its samples are not like images; if they are wanted: sampler=True, or TwoStageVAE."
+        said += " Its samples are not like images. That matters only to sample: sampler=True, or --sampler."
     return "healthy", said
 
 
