@@ -4,9 +4,10 @@
 
 With ``--clone`` the repository is cloned into an empty folder and ``make demo`` is run there, which makes an
 environment and installs every dependency; how long that takes depends on where packages come from, so its
-parts are given apart: what is ours is the last one. Seconds of the processor, of all its threads, stand beside those
-of the clock, and the load average before it, because a machine that does other things takes longer. Imports are taken in new interpreters, alternating, after
-one of each that is not counted; the ratio is of medians.
+parts are given apart: what is ours is the last one. Seconds of the processor, of all its threads, are beside
+those of the clock, and the load average before it, because a machine that does other things takes longer.
+Imports are taken in new interpreters, alternating, after one of each that is not counted; the ratio is of
+medians.
 """
 
 import argparse
