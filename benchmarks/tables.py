@@ -189,7 +189,7 @@ MISSED = {
         for data in ("cells", "chest", "faces")
     },
 }  # fmt: skip
-MOST_COLUMNS = 15
+WIDE, MOST_COLUMNS = 6, 15
 ESTIMATES = ("rate", "area", "mean", "difference")
 CONTEXT = ("benchmark", "command", "machine", "versions")
 
@@ -246,6 +246,16 @@ def is_grid(value: Any) -> bool:
     )
 
 
+def is_table(value: Any) -> bool:
+    """Whether this is a table of rows of the same measures, which no cell can hold."""
+    rows = list(value.values()) if isinstance(value, dict) else []
+    return (
+        len(rows) > WIDE
+        and all(isinstance(row, dict) and "rate" not in row and not interval(row) for row in rows)
+        and len({tuple(row) for row in rows}) == 1
+    )
+
+
 def section(name: str, values: dict[str, Any]) -> list[str]:
     """A table of measures, or of rows by columns where every value is a table of the same measures."""
     nested = [value for value in values.values() if isinstance(value, dict) and "rate" not in value]
@@ -255,10 +265,11 @@ def section(name: str, values: dict[str, Any]) -> list[str]:
         measures = (
             list(nested[0]) if len(common) < 3 else list(dict.fromkeys(key for v in nested for key in v))
         )
-        if len(values) > MOST_COLUMNS:  # rows and columns change places
+        if len(values) > max(WIDE, len(measures)):  # rows and columns change places
+            entry = short if len(values) > MOST_COLUMNS else shown
             lines += ["| | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
             lines += [
-                f"| {key} | " + " | ".join(short(value.get(measure, "")) for measure in measures) + " |"
+                f"| {key} | " + " | ".join(entry(value.get(measure, "")) for measure in measures) + " |"
                 for key, value in values.items()
             ]
             return [*lines, ""]
@@ -270,11 +281,14 @@ def section(name: str, values: dict[str, Any]) -> list[str]:
         extra = {key: {k: v for k, v in value.items() if k not in measures} for key, value in values.items()}
         lines += ["", *(f"{key}: {shown(more)}." for key, more in extra.items() if more)]
     else:
-        flat = {key: value for key, value in values.items() if not is_grid(value)}
+        deep = [key for key, value in values.items() if is_table(value)]
+        flat = {key: value for key, value in values.items() if not is_grid(value) and key not in deep}
         lines += ["| measure | value |", "|---|---|"]
         lines += [f"| {key} | {shown(value)} |" for key, value in flat.items()]
-        grids = [["", *grid(key, values[key])[:-1]] for key in values if key not in flat]
+        grids = [["", *grid(key, values[key])[:-1]] for key in values if is_grid(values[key])]
         lines += [line for part in grids for line in part]
+        for key in deep:
+            lines += ["", f"#{section(key, values[key])[0]}", *section(key, values[key])[1:-1]]
     return [*lines, ""]
 
 

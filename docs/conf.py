@@ -76,7 +76,7 @@ def _write_manual() -> None:
 
     names = list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     words = {"explainer": [], **{f"explainer {name}": [name] for name in names}}
-    environment = {**os.environ, "TERMINAL_WIDTH": "96", "COLUMNS": "96", "NO_COLOR": "1"}
+    environment = {**os.environ, "TERMINAL_WIDTH": "84", "COLUMNS": "84", "NO_COLOR": "1"}
     sections = []
     for title, command in words.items():
         call = [sys.executable, "-m", "explainer", *command, "--help"]
