@@ -326,6 +326,27 @@ def test_an_error_is_one_line_with_its_remedy(
     assert printed.err.endswith(f"Error {desk.error}\n")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("explain", "absent", "--classifier", "faces/smile"),
+        ("fidelity", "absent", "--classifier", "faces/smile"),
+        ("audit", "--classifier", "faces/smile", "--data", "absent", "--label", "a", "--attributes", "b"),
+        ("train", "--data", "absent", "--out", "new"),
+        ("health", "faces", "--data", "absent"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_path_that_is_not_there_is_said_at_once(tmp_path: Path, words: tuple[str, ...]) -> None:
+    code = f"import sys; from explainer import cli; sys.modules['torch'] = None; cli.main({list(words)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    place = "images" if words[0] == "explain" else "data"
+    assert done.stderr.startswith(f"Error {place}: does not exist (received absent). Check the path")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_image_and_an_unknown_classifier_are_wrong_input(
     desk: Desk, picture: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

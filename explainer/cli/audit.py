@@ -39,6 +39,7 @@ from explainer.cli.terminal import (
     make_folder,
     print_json,
     print_lines,
+    require_there,
     shows_progress,
 )
 from explainer.errors import OptionError, OutputError
@@ -129,6 +130,7 @@ def audit(
                 "html", "is a folder, not a file", received=html,
                 remedy="Name a file, such as audit.html in that folder.",
             )  # fmt: skip
+        require_there("data", data)
         make_folder(out)
         make_folder(None if html is None else html.parent)
         from explainer.audit_run import audit_table, write_report

@@ -38,6 +38,7 @@ from explainer.cli.terminal import (
     make_folder,
     print_json,
     print_lines,
+    require_there,
     shows_progress,
 )
 from explainer.errors import OptionError
@@ -135,6 +136,7 @@ def explain_images(
     """Explain images: walk each to every level asked for, check the walk, and say whether to trust it."""
     with errors_named(debug):
         square = None if crop is None else _parse_crop(crop)
+        require_there("images", *images)
         make_folder(out)
         options: dict[str, Any] = {
             "generator": generator,

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from explainer.errors import ExplainerError, OutputError
+from explainer.errors import ExplainerError, OptionError, OutputError
 
 __all__ = [
     "COLOURS",
@@ -27,6 +27,7 @@ __all__ = [
     "print_error",
     "print_json",
     "print_lines",
+    "require_there",
     "shows_progress",
     "to_stderr",
 ]
@@ -125,6 +126,16 @@ def make_folder(out: Path | None) -> None:
             received=f"{out}: {error.strerror}",
             remedy="Name a folder in a place that can be written to.",
         ) from error
+
+
+def require_there(argument: str, *paths: Path) -> None:
+    """Say that a file or folder is not there before torch is imported, which takes seconds."""
+    for path in paths:
+        if not path.expanduser().exists():
+            raise OptionError(
+                argument, "does not exist", received=path,
+                remedy=f"Check the path; the working folder is {Path.cwd()}.",
+            )  # fmt: skip
 
 
 def print_json(value: object) -> None:

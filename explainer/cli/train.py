@@ -17,6 +17,7 @@ from explainer.cli.terminal import (
     examples,
     print_json,
     print_lines,
+    require_there,
     shows_progress,
     to_stderr,
 )
@@ -75,6 +76,7 @@ def train(
 ) -> None:
     """Train a generator on images of your own. Ctrl-C stops it, --resume continues it."""
     with errors_named(debug):
+        require_there("data", *([data] if data else []))
         from explainer.training_run import checkpoints_of, health_as_dict, prepare
         from explainer.training_run import train as train_model
 
