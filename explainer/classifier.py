@@ -571,8 +571,12 @@ def _remedy(model: object, error: Exception, channels: int) -> str:
     if isinstance(error, OSError):
         return "What it calls does not answer; to ask again is up to the callable."
     if "channels" in str(error):
-        kind = "grey image is repeated" if channels == 1 else "image needs to have them"
-        return f"It takes another number of channels: say it with channels=, a {kind}."
+        to_do = (
+            "or say it with channels=: a grey image is repeated"
+            if channels == 1
+            else "as those it learnt from"
+        )
+        return f"It takes another number of channels: pass images that have them, {to_do}."
     return "Say with size= and channels= what it takes, or, if the fault is in the model, put it right there."
 
 
