@@ -17,10 +17,10 @@ __all__ = ["compact_explanation", "compact_table", "compact_verdict"]
 
 HEIGHT = 84
 MOST_FRAMES = 7
-GREEN, AMBER, RED = "#2e7d32", "#b26a00", "#b3261e"
+GREEN, AMBER, RED, BLUE = "#2e7d32", "#b26a00", "#b3261e", "#1f5fa8"
 VERDICTS = {
     "trust": ("✔", GREEN), "limits": ("!", AMBER), "distrust": ("✖", RED),
-    "not detected": ("✔", GREEN), "insufficient": ("?", AMBER), "confounded": ("✖", RED),
+    "not detected": ("○", BLUE), "insufficient": ("?", AMBER), "confounded": ("✖", RED),
 }  # fmt: skip
 WORDS = {"limits": "trust with limits", "distrust": "do not trust"}
 
