@@ -167,7 +167,7 @@ def slider_figure(
         {"label": "Play", "method": "animate", "args": [None, run]},
         {"label": "Pause", "method": "animate", "args": [[None], stop]},
     ]
-    figure = _plain(figure, title, height=460, width=900)
+    figure = _plain(figure, title, height=440, width=820)
     figure.update_layout(
         margin_b=110,
         updatemenus=[{"type": "buttons", "direction": "left", "buttons": buttons, "x": 0, "y": -0.08,
