@@ -100,7 +100,7 @@ def audit(
     given = inputs.as_oracles(oracles, asked, wanted)
     unbiased = None if reference is None else inputs.wrapped(reference)
     compared = "the target's own oracle" if unbiased is None else "given"
-    table = Table([], {}, {}, {}, {})
+    table = Table([], {}, {}, {})
     with _progress(progress) as say:
         for target in wanted:
             truth = inputs.truth_of(labels, next(iter(models.values())), target, len(pixels))
@@ -115,7 +115,7 @@ def audit(
                 evidence.add(table, name, model)
     return BiasReport(
         findings=_judged(table, limits, alpha),
-        comparisons=_comparisons(table.changed, list(models), people, alpha),
+        comparisons=_comparisons(table.findings, list(models), people, alpha),
         clusters=table.clusters,
         warnings=table.warnings,
         skipped=tuple(skipped),
@@ -147,21 +147,21 @@ def _judged(table: Table, limits: AuditThresholds, alpha: float) -> tuple[Findin
 
 
 def _comparisons(
-    changed: Mapping[tuple[str, str, str], tuple[NDArray, NDArray]],
-    names: Sequence[str],
-    people: NDArray,
-    alpha: float,
+    findings: Sequence[Finding], names: Sequence[str], people: NDArray, alpha: float
 ) -> tuple[Comparison, ...]:
     """The first classifier against every other, on images whose walks crossed under both."""
+    of_first = {
+        (each.target, each.attribute): each.changes for each in findings if each.classifier == names[0]
+    }
     compared = []
-    for (name, target, attribute), (rows, outcomes) in changed.items():
-        if name == names[0]:
+    for each in findings:
+        if each.classifier == names[0]:
             continue
-        first_rows, first = changed[names[0], target, attribute]
-        shared, mine, theirs = np.intersect1d(first_rows, rows, return_indices=True)
-        if len(shared) >= 2:
-            gap = paired_difference(first[mine], outcomes[theirs], people[shared], alpha=alpha)
-            compared.append(Comparison(names[0], name, target, attribute, gap))
+        both = pd.concat([of_first[each.target, each.attribute], each.changes], axis=1, join="inner")
+        if len(both) >= 2:
+            mine, theirs = both.to_numpy(dtype=bool).T
+            gap = paired_difference(mine, theirs, people[both.index], alpha=alpha)
+            compared.append(Comparison(names[0], each.classifier, each.target, each.attribute, gap))
     return tuple(compared)
 
 
