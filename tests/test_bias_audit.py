@@ -210,6 +210,19 @@ def test_comparisons_are_paired_with_the_first(data):
     assert compared.difference.low > 0.2
 
 
+def test_changes_are_those_of_the_walks_that_crossed(data):
+    (finding,) = run(data, model({0: 4.0, 1: 4.0})).findings
+    assert len(finding.changes) == finding.forward.changed.n
+    assert finding.changes.mean() == finding.forward.changed.value
+    assert finding.changes.index.is_unique
+    assert finding.changes.index.max() < COUNT
+
+
+def test_names_that_read_alike_are_refused(data):
+    with pytest.raises(OptionError, match=r"cannot be told apart.*a, yes"):
+        run(data, {"a": model({0: 4.0})}, targets=["yes", "yes"])
+
+
 def test_a_classifier_without_a_gradient_is_walked_all_the_same(data):
     readout = Readout(LinearGenerator(), {0: 4.0, 1: 4.0})
     blind = Classifier(lambda x: torch.from_numpy(readout(x).detach().numpy()), class_names=NAMES)

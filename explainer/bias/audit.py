@@ -97,6 +97,7 @@ def audit(
     for model in models.values():
         model.check(pixels[:8])
     wanted = inputs.as_targets(next(iter(models.values())), targets)
+    inputs.require_distinct(list(models), wanted)
     given = inputs.as_oracles(oracles, asked, wanted)
     unbiased = None if reference is None else inputs.wrapped(reference)
     compared = "the target's own oracle" if unbiased is None else "given"

@@ -24,6 +24,7 @@ __all__ = [
     "as_questions",
     "as_targets",
     "chosen_rows",
+    "require_distinct",
     "truth_of",
     "wrapped",
 ]
@@ -121,6 +122,22 @@ def as_targets(model: Classifier, targets: Sequence[int | str] | None) -> list[T
     if model.kind == "binary":
         return [model.target(1)]
     return [model.target(index) for index in range(len(model.class_names))]
+
+
+def require_distinct(names: Sequence[str], targets: Sequence[Target]) -> None:
+    """Refuse names that a report, which joins a classifier's and a target's by a comma, could not tell apart.
+
+    Raises:
+        OptionError: Two pairs of them read the same, such as ("a, b", "c") and ("a", "b, c"), or a class is
+            named twice.
+    """
+    pairs = [f"{name}, {target.label}" for name in names for target in targets]
+    twice = sorted({pair for pair in pairs if pairs.count(pair) > 1})
+    if twice:
+        raise OptionError(
+            "classifier, targets", "names of classifiers and targets cannot be told apart", received=twice,
+            remedy="Name each class once, and classifiers without a comma.",
+        )  # fmt: skip
 
 
 def truth_of(labels: ArrayLike, model: Classifier, target: Target, count: int) -> NDArray[np.float64]:
