@@ -28,7 +28,7 @@ from explainer.bias.statistics import mean, paired_difference, share
 from explainer.generators.base import Generator
 
 SWAYS = (1.2, 2.0, 3.0)
-EACH = 24
+EACH = 12
 Plan = tuple[int, Mapping[str, float] | None]
 
 
@@ -114,10 +114,9 @@ def plans_of(world: World) -> list[Plan]:
 
 
 def power(out: Path, part: int) -> dict[str, Any]:
-    world, half = list(WORLDS.values())[part % len(WORLDS)], part // len(WORLDS)
+    world = list(WORLDS.values())[part]
     generator = generator_of(out, world, "marks", batch_mark=0.5)
-    plans = plans_of(world)[EACH // 2 * half : EACH // 2 * (half + 1)]
-    return audited(out, world, generator, plans, world.factors, seed=900 + part)
+    return audited(out, world, generator, plans_of(world), world.factors, seed=900 + part)
 
 
 def tag(out: Path, part: int) -> dict[str, Any]:
@@ -130,8 +129,8 @@ def tag(out: Path, part: int) -> dict[str, Any]:
 
 
 def clean(count: int) -> list[Plan]:
-    """Six unswayed sprite classifiers of ``power``, and more of the kind."""
-    known: list[Plan] = [plan for plan in plans_of(WORLDS["sprites"])[:12] if plan[1] is None]
+    """The unswayed sprite classifiers of ``power``, and more of the kind."""
+    known: list[Plan] = [plan for plan in plans_of(WORLDS["sprites"]) if plan[1] is None]
     return [*known, *((400 + i, None) for i in range(count - len(known)))]
 
 
@@ -187,7 +186,7 @@ def coverage(out: Path, part: int, simulations: int = 4000) -> dict[str, Any]:
 
 STAGES: dict[str, tuple[Callable[[Path, int], dict[str, Any]], int]] = {
     "coverage": (coverage, 1),
-    "power": (power, 2 * len(WORLDS)),
+    "power": (power, len(WORLDS)),
     "tag": (tag, 2),
     "entangled": (entangled, 2),
     "watermark": (watermark, 4),

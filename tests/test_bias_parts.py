@@ -25,6 +25,19 @@ from explainer.metrics import newcombe_interval, wilson_interval
 # -- questions and weights -----------------------------------------------------------------------------------
 
 
+def test_what_is_left_out_of_a_table_is_said():
+    table = pd.DataFrame(
+        {"site": [f"s{k % 15:02d}" for k in range(600)], "none": [None] * 600, "age": np.arange(600.0)}
+    )
+    asked, skipped = questions(table)
+    assert [question.name for question in asked][:2] == ["site = s00", "site = s01"]
+    assert len(asked) == 13
+    assert skipped == [
+        "site: 3 rarer categories (120 images); only the 12 most common ones are asked about",
+        "none: every cell is empty",
+    ]
+
+
 def test_columns_become_questions():
     table = pd.DataFrame(
         {

@@ -75,6 +75,31 @@ def test_an_object_that_wanders_is_no_mark():
         assert find_clusters(no_moves(seed), changes_of(0, seed), direction, anywhere) == []
 
 
+def test_images_of_a_few_people_are_no_crowd():
+    people = np.arange(COUNT)
+    people[:PLANTED] = np.arange(PLANTED) % 5  # forty photographs of five people
+    found = find_clusters(
+        no_moves(0), changes_of(PLANTED, 0), np.ones(COUNT), reading(PLANTED, 0.4), people=people
+    )
+    assert found == []
+    people[:PLANTED] = np.arange(PLANTED) % 20
+    (group,) = find_clusters(
+        no_moves(0), changes_of(PLANTED, 0), np.ones(COUNT), reading(PLANTED, 0.4), people=people
+    )
+    assert sorted(group.rows) == list(range(PLANTED))
+
+
+def test_a_mark_in_one_of_several_channels_is_found():
+    changes = np.concatenate([changes_of(0, 6), changes_of(PLANTED, 7), changes_of(0, 8)], axis=1)
+    (group,) = find_clusters(no_moves(6), changes, np.ones(COUNT), reading(PLANTED, 0.4))
+    assert sorted(group.rows) == list(range(PLANTED))
+
+
+def test_walks_that_change_nothing_say_nothing():
+    still = np.zeros((COUNT, 1, 16, 16))
+    assert find_clusters(np.zeros((COUNT, 6)), still, np.ones(COUNT), reading(PLANTED, 0.4)) == []
+
+
 def test_walks_down_are_looked_at_apart():
     direction = np.where(np.arange(COUNT) < 75, -1, 1)
     found = find_clusters(no_moves(1), changes_of(PLANTED, 1), direction, reading(PLANTED, 0.4))
@@ -121,6 +146,33 @@ def test_changes_are_pooled_with_their_sign():
     assert changes.shape == (2, 3, 16, 16)
     assert changes[1, 2, 0, 1] == -0.5
     assert np.abs(changes).sum() == 0.5
+
+
+class Wide(torch.nn.Module):
+    """Reads the brightness of the right half of what lies in the middle 16 columns of 32."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 10 * images[:, 0, :, 16:24].mean(dim=(1, 2)) - 5
+
+
+def test_a_region_is_of_what_the_generator_sees():
+    generator = LinearGenerator().eval()
+    images = torch.nn.functional.pad(toy_images(4), (8, 8), value=0.5)  # 16 x 32: the middle is seen
+    model = Classifier(Wide(), kind="binary")
+    model.check(images)
+    start = generator.encode(generator.resized(images))
+    path = start[:, None] + torch.linspace(0.1, 0.5, 2)[None, :, None] * torch.ones(6)
+    empty = np.zeros(4)
+    crossing = Crossing(
+        np.arange(4), np.ones(4), np.ones(4, bool), start, path, empty, empty, empty, empty, empty
+    )
+    target = model.target(1, images)
+    right, left = (
+        region_effects(generator, model, target, images, crossing, np.arange(4), (0.0, side, 1.0, side + 0.5))
+        for side in (0.5, 0.0)
+    )
+    np.testing.assert_allclose(right, 1, rtol=1e-4)
+    np.testing.assert_allclose(left, 0, atol=1e-4)
 
 
 def test_the_effect_of_a_region_is_its_part_of_a_linear_score():

@@ -4,7 +4,8 @@ Like spectral relevance analysis (Lapuschkin et al. 2019, arXiv 1902.10178), but
 down are looked at apart. Two things are asked.
 
 *Places.* A mark is a thing that looks alike and lies in one place in some images and not in the others. So in
-every window of the image the changes that the walks make there are split in two (2-means) by
+every window of the image the changes that the walks make there, of all channels and of each, are split in two
+(2-means) by
 
 .. math:: c = \mathrm{SS}_{within} / \mathrm{SS}_{total}.
 
@@ -37,10 +38,11 @@ __all__ = ["Cluster", "Effects", "Region", "describe_changes", "find_clusters", 
 
 GRID, WINDOW, STRIDE = 16, 4, 2
 """Cells of a side of the image, of a window, and between windows."""
+STARTS = range(0, GRID - WINDOW + 1, STRIDE)
 SHOWN = 8
 COMPONENTS = 6
-FEWEST = 40
-DRAWS = 20_000
+FEWEST, FEWEST_PEOPLE = 40, 10
+DRAWS, LEAST_P = 2000, 1e-6
 Region = tuple[float, float, float, float]
 """Top, left, bottom and right, as shares of the image."""
 Effects = Callable[[NDArray[np.int64], Region], NDArray[np.float64]]
@@ -95,6 +97,7 @@ def find_clusters(
     direction: NDArray,
     effects: Effects,
     *,
+    people: NDArray | None = None,
     alpha: float = 0.01,
     least: float = 0.1,
     margin: float = 0.05,
@@ -107,13 +110,18 @@ def find_clusters(
         changes: Of the images, see :func:`describe_changes`.
         direction: +1 or -1 (N,).
         effects: What a region does to the score, see :data:`Effects`.
-        alpha: Of all splits of a direction together.
+        people: Person, patient ... of each walk (N,); each part must hold ten of them, and effects are
+            compared by their means. By default every walk is its own.
+        alpha: Of all splits of both directions together; not over classifiers.
         least: Smallest share of a direction's walks that is called a group by its place; by its moves twice
             as many.
         margin: A group by its place makes at least so much more of the change of the score there than the
             other walks do (lower 95 % bound of the difference of means, Welch).
         seed: Of the null and of 2-means.
     """
+    members = np.arange(len(moves)) if people is None else np.unique(people, return_inverse=True)[1]
+    looks = [slice(None), *(slice(k, k + 1) for k in range(changes.shape[1]) if changes.shape[1] > 1)]
+    looked = 2 * (len(looks) * len(STARTS) ** 2 + COMPONENTS)
     found: list[Cluster] = []
     for sign, name in ((1, "up"), (-1, "down")):
         rows = np.flatnonzero(direction == sign)
@@ -121,7 +129,9 @@ def find_clusters(
             continue
         smallest = max(10, round(least * len(rows)))
         null = _null(len(rows), smallest, seed)
-        splits = sorted(_places(changes[rows], null, smallest, seed), key=lambda split: split.index)
+        splits = sorted(
+            _places(changes[rows], looks, null, smallest, looked, seed), key=lambda split: split.index
+        )
         taken: list[_Split] = []
         for split in [each for each in splits if each.p <= alpha]:
             assert split.cell is not None
@@ -132,8 +142,10 @@ def find_clusters(
             inside = split.inside
             if share[inside].mean() < share[~inside].mean():
                 inside = ~inside
-            gap = stats.ttest_ind(share[inside], share[~inside], equal_var=False).confidence_interval()
-            if not gap.low > margin:
+            mine, others = (_by_person(share[part], members[rows[part]]) for part in (inside, ~inside))
+            if min(len(mine), len(others)) < FEWEST_PEOPLE:
+                continue
+            if not stats.ttest_ind(mine, others, equal_var=False).confidence_interval().low > margin:
                 continue
             taken.append(replace(split, inside=inside))
             found.append(
@@ -144,8 +156,11 @@ def find_clusters(
             )  # fmt: skip
         smallest *= 2  # a component of a code has outliers, a window in which objects lie has few
         null = _null(len(rows), smallest, seed)
-        for split in _moves(moves[rows], null, smallest):
-            if split.p <= alpha and not any(_alike(split.inside, other.inside) for other in taken):
+        for split in _moves(moves[rows], null, smallest, looked):
+            parts = [len(np.unique(members[rows[part]])) for part in (split.inside, ~split.inside)]
+            if split.p > alpha or min(parts) < FEWEST_PEOPLE:
+                continue
+            if not any(_alike(split.inside, other.inside) for other in taken):
                 taken.append(split)
                 found.append(_cluster(rows, split.inside, name, split.p, changes[rows]))
     return sorted(found, key=lambda cluster: (cluster.p, -cluster.distinct))
@@ -166,20 +181,22 @@ def place_name(region: Region) -> str:
     return " ".join(word for word in said if word) or "centre"
 
 
-def _places(changes: NDArray, null: NDArray, smallest: int, seed: int) -> list[_Split]:
-    """One split for each window in which both parts are large enough."""
-    starts = range(0, GRID - WINDOW + 1, STRIDE)
+def _places(
+    changes: NDArray, looks: list[slice], null: NDArray, smallest: int, looked: int, seed: int
+) -> list[_Split]:
+    """One split for each window, of all channels and of each, in which both parts are large enough."""
     splits = []
-    for top in starts:
-        for left in starts:
-            inside = changes[:, :, top : top + WINDOW, left : left + WINDOW].reshape(len(changes), -1)
-            labels, index = _two_means(inside, seed)
-            if min(labels.sum(), (~labels).sum()) >= smallest:
-                splits.append(_Split(index, _chance(index, null, len(starts) ** 2), labels, (top, left)))
+    for top in STARTS:
+        for left in STARTS:
+            window = changes[:, :, top : top + WINDOW, left : left + WINDOW]
+            for look in looks:
+                labels, index = _two_means(window[:, look].reshape(len(changes), -1), seed)
+                if min(labels.sum(), (~labels).sum()) >= smallest:
+                    splits.append(_Split(index, _chance(index, null, looked), labels, (top, left)))
     return splits
 
 
-def _moves(moves: NDArray, null: NDArray, smallest: int) -> list[_Split]:
+def _moves(moves: NDArray, null: NDArray, smallest: int, looked: int) -> list[_Split]:
     """One split along each leading principal component; ``inside`` is the smaller part."""
     centred = moves - moves.mean(axis=0)
     left, scale, _ = np.linalg.svd(centred, full_matrices=False)
@@ -189,7 +206,7 @@ def _moves(moves: NDArray, null: NDArray, smallest: int) -> list[_Split]:
         index, cut = _cut(np.sort(score)[:, None], smallest)
         above = score > np.sort(score)[cut[0]]
         inside = above if above.sum() * 2 <= len(above) else ~above
-        splits.append(_Split(float(index[0]), _chance(float(index[0]), null, kept), inside, None))
+        splits.append(_Split(float(index[0]), _chance(float(index[0]), null, looked), inside, None))
     return splits
 
 
@@ -209,17 +226,21 @@ def _cluster(
     )  # fmt: skip
 
 
+def _by_person(values: NDArray, members: NDArray) -> NDArray:
+    """Mean of the values of each person."""
+    _, index = np.unique(members, return_inverse=True)
+    return np.bincount(index, weights=values) / np.bincount(index)
+
+
 def _null(count: int, smallest: int, seed: int) -> NDArray:
-    """The index of uniform samples, sorted."""
-    stream, parts = np.random.default_rng(seed), []
-    for _ in range(DRAWS // 1000):
-        parts.append(_cut(np.sort(stream.random((count, 1000)), axis=0), smallest)[0])
-    return np.sort(np.concatenate(parts))
+    """The index of uniform samples."""
+    return _cut(np.sort(np.random.default_rng(seed).random((count, DRAWS)), axis=0), smallest)[0]
 
 
 def _chance(index: float, null: NDArray, looked: int) -> float:
-    """The p-value of one of several splits, corrected for how many were looked at (Bonferroni)."""
-    return min(1.0, looked * (1 + int(np.searchsorted(null, index, side="right"))) / (1 + len(null)))
+    """The p-value of one of so many splits (normal tail of the null, Bonferroni)."""
+    p = float(stats.norm.cdf((index - null.mean()) / null.std()))
+    return min(1.0, looked * max(p, LEAST_P))
 
 
 def _cut(ordered: NDArray, smallest: int) -> tuple[NDArray, NDArray]:

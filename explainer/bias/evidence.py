@@ -14,6 +14,7 @@ from explainer.bias.attributes import Attribute
 from explainer.bias.confounding import Forward, Reverse, forward, reverse
 from explainer.bias.discovery import Cluster, Region, describe_changes, find_clusters, place_name
 from explainer.bias.findings import Finding, Group
+from explainer.bias.inputs import counterpart
 from explainer.bias.oracles import Oracle, Part, fit_oracles, given_oracle, oracle_quality, scores_of
 from explainer.bias.paths import forward_paths, reverse_paths
 from explainer.bias.pictures import ROOM, Strip, choose, keep_strips
@@ -100,12 +101,12 @@ class Evidence:
         if unbiased is None:
             self.reference = cross_oracle(generator, own, None, walked, rows)
         else:
-            witness = unbiased, unbiased.target(target.index, walked[:1])
+            witness = unbiased, counterpart(unbiased, target, walked)
             self.reference = cross(generator, *witness, walked, rows, levels=(0.1, 0.9))
         self.beside = watch(generator, self.reference, self.oracles, seed=seed)
         self.place = {row: position for position, row in enumerate(self.reference.rows.tolist())}
         self.names = list(models)
-        watched = [(model, model.target(target.index, walked[:1])) for model in models.values()]
+        watched = [(model, counterpart(model, target, walked)) for model in models.values()]
         fewer = rows[:REVERSED]
         with torch.no_grad():
             codes = torch.cat([generator.encode(part) for part in small.split(256)])
@@ -120,7 +121,7 @@ class Evidence:
     def add(self, table: Table, name: str, model: Classifier) -> None:
         """Walk a classifier and add what is found to the table."""
         walked = self.images[torch.from_numpy(self.rows)]
-        target = model.target(self.target.index, walked[:1])
+        target = counterpart(model, self.target, walked)
         crossing = cross(self.generator, model, target, walked, self.rows)
         seen = watch(self.generator, crossing, self.oracles, seed=self.seed)
         with model.frozen(), torch.no_grad():
@@ -162,7 +163,6 @@ class Evidence:
         ready: list[Oracle | None] = [given_oracle(given, question, self.images) for question in self.asked]
         mine = given.get(self.target.label)
         if mine is not None:
-            mine.check(self.images[:8])
             name = self.target.label
             asked = name if name in mine.class_names else 1 if mine.kind == "binary" else self.target.index
             own = Part(mine, mine.target(asked), np.arange(len(self.images)))
@@ -191,7 +191,9 @@ class Evidence:
         quality = self.quality[number]
         return gates(
             crossings=int(crossing.crossed.sum()),
-            kept=float(((crossing.bare > 0.5) == (crossing.level > 0.5)).mean()),
+            kept=float(
+                (((crossing.bare > 0.5) == (crossing.level > 0.5)) & np.isfinite(crossing.bare)).mean()
+            ),
             oracle_auc=quality["least"], oracle_auc_bare=quality["least, bare"],
             target_auc_bare=quality["target, least, bare"], expressible=expressed, thresholds=self.limits,
         )  # fmt: skip
@@ -298,7 +300,9 @@ class Evidence:
             return region_effects(self.generator, model, target, images, crossing, done[chosen], region)
 
         groups = []
-        for cluster in find_clusters(moves, np.concatenate(changes), direction, effects, seed=self.seed):
+        for cluster in find_clusters(
+            moves, np.concatenate(changes), direction, effects, people=self.people[rows], seed=self.seed
+        ):
             inside = np.isin(np.arange(len(done)), cluster.rows)
             others = ~inside & (direction == (1 if cluster.direction == "up" else -1))
             said, named = _shared(self.asked, rows[inside], rows[others], cluster)

@@ -406,7 +406,7 @@ def region_effects(
         images: Those that were walked (N, C, H, W).
         crossing: The walks.
         walks: Which of them (M,).
-        region: Top, left, bottom and right, as shares of the image.
+        region: Top, left, bottom and right, as shares of what the generator sees of the image.
         batch: Walks looked at at once.
     """
     found = []
