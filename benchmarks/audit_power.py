@@ -181,7 +181,17 @@ def coverage(out: Path, part: int, simulations: int = 4000) -> dict[str, Any]:
         note("mean, single images", effect.low, 0.05, effect.high)
         effect = mean(stream.normal(0.05, 0.2, 240) + np.repeat(stream.normal(0, 0.1, 80), 3), people)
         note("mean, three images a person", effect.low, 0.05, effect.high)
-    return {"coverage": {name: float(np.mean(hits)) for name, hits in found.items()}, "n": simulations}
+    common = {name: float(np.mean(hits)) for name, hits in found.items()}
+    found.clear()
+    for persons, each, rate in ((200, 1, 0.01), (80, 3, 0.02), (20, 10, 0.05), (20, 10, 0.2)):
+        members = np.repeat(np.arange(persons), each)
+        for _ in range(simulations):
+            own = np.repeat(stream.random(persons) < rate, each)
+            copied = np.where(stream.random(len(own)) < 0.7, own, stream.random(len(own)) < rate)
+            effect = share(copied if each > 1 else own, members)
+            note(f"share {rate}, {persons} people of {each}", effect.low, rate, effect.high)
+    hard = {name: float(np.mean(hits)) for name, hits in found.items()}
+    return {"coverage": common, "rare outcomes, few people": hard, "n": simulations}
 
 
 STAGES: dict[str, tuple[Callable[[Path, int], dict[str, Any]], int]] = {

@@ -99,7 +99,7 @@ def find_clusters(
     *,
     people: NDArray | None = None,
     alpha: float = 0.01,
-    least: float = 0.1,
+    least: float = 0.15,
     margin: float = 0.05,
     seed: int = 0,
 ) -> list[Cluster]:
@@ -113,8 +113,8 @@ def find_clusters(
         people: Person, patient ... of each walk (N,); each part must hold ten of them, and effects are
             compared by their means. By default every walk is its own.
         alpha: Of all splits of both directions together; not over classifiers.
-        least: Smallest share of a direction's walks that is called a group by its place; by its moves twice
-            as many.
+        least: Smallest share of a direction's walks that is called a group by its place (of fewer, outliers would pass
+            for one); by its moves a third more.
         margin: A group by its place makes at least so much more of the change of the score there than the
             other walks do (lower 95 % bound of the difference of means, Welch).
         seed: Of the null and of 2-means.
@@ -154,7 +154,7 @@ def find_clusters(
                     effect=float(share[inside].mean()), effect_others=float(share[~inside].mean()),
                 )
             )  # fmt: skip
-        smallest *= 2  # a component of a code has outliers, a window in which objects lie has few
+        smallest = smallest * 4 // 3  # components of codes have more outliers than windows
         null = _null(len(rows), smallest, seed)
         for split in _moves(moves[rows], null, smallest, looked):
             parts = [len(np.unique(members[rows[part]])) for part in (split.inside, ~split.inside)]
