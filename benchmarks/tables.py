@@ -198,7 +198,7 @@ MISSED = {
 }  # fmt: skip
 MOST_COLUMNS = 15
 ESTIMATES = ("rate", "area", "mean", "difference")
-CONTEXT = ("benchmark", "command", "machine", "versions")
+CONTEXT = ("benchmark", "command", "machine", "versions", "pairs")
 
 
 def shown(value: Any) -> str:
