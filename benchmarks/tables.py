@@ -146,6 +146,7 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
     "audit_power": [
         ("coverage of 95 % intervals, lowest", ("coverage of 95 % intervals", "lowest"), ">=", 0.93),
         ("coverage of 95 % intervals, highest", ("coverage of 95 % intervals", "highest"), "<=", 0.97),
+        ("classifiers", ("power", "classifiers"), ">=", 24),
         ("null pairs", ("power", "null pairs (reliance at most .02)"), ">=", 60),
         ("false alarms among them", ("power", "false alarms"), "<=", 1),
         ("AUROC", ("power", "AUROC of the reverse effect", "rate"), ">=", 0.98),
@@ -155,6 +156,12 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
         ("entangled generator, clean classifiers: false alarms", ("entangled", "said confounded"), "<=", 1),
         ("watermark: its cluster found", ("watermark", "planted: its cluster found", "rate"), ">=", 0.9),
         ("no watermark: no cluster", ("watermark", "clean: none invented", "rate"), ">=", 0.9),
+    ],
+    "audit_faces": [
+        ("changed gender, confounded less not", ("difference", "female", "rate"), ">=", 0.25),
+        ("... lower bound, bootstrap by person", ("difference", "female", "low"), ">=", 0.15),
+        ("audit of 500 faces, 5 attributes, 2 classifiers over the bare walks of both",
+         ("cost", "ratio"), "<=", 6.0),
     ],
     "bias_page": [
         ("MB of the page of 1,000 audited images", ("audit", "with pictures", "MB"), "<=", 8.0),
@@ -191,7 +198,7 @@ MISSED = {
 }  # fmt: skip
 WIDE, MOST_COLUMNS = 6, 15
 ESTIMATES = ("rate", "area", "mean", "difference")
-CONTEXT = ("benchmark", "command", "machine", "versions")
+CONTEXT = ("benchmark", "command", "machine", "versions", "pairs")
 
 
 def shown(value: Any) -> str:

@@ -98,7 +98,7 @@ def audit(
             metavar="WHAT",
             autocompletion=lambda incomplete: completion.one_of(FAIL_ON, incomplete),
             help="confounded: leave with 1 if an attribute is; insufficient: also with 4 if the evidence is "
-            "not enough; never.",
+            "not enough or a column could not be asked about; never.",
         ),
     ] = "confounded",
     size: Size = None,
@@ -165,7 +165,7 @@ def audit(
             print_lines([escape(line) for line in lines if line])
         if report.confounded and fail_on != "never":
             raise typer.Exit(DISTRUSTED)
-        if report.of_status("insufficient") and fail_on == "insufficient":
+        if (report.of_status("insufficient") or report.skipped) and fail_on == "insufficient":
             raise typer.Exit(INSUFFICIENT)
 
 
