@@ -181,6 +181,23 @@ def test_walks_move_only_where_they_may(generator, model, image, walk, along, lo
     assert found.provenance["options"].get("along", []) == along
 
 
+def test_the_parts_of_oblique_axes_are_slope_along_times_what_is_read(generator, model, image):
+    random = torch.Generator().manual_seed(3)
+    read = torch.randn(2, 6, generator=random)
+    pattern = torch.randn(2, 6, generator=random)
+    oblique = LinearGenerator().eval()
+    directions = torch.linalg.solve(pattern @ read.T, pattern)
+    oblique.axes = NamedAxes(AXES.axes, torch.zeros(6), directions, readings=read)
+    found = explain(image, model, generator=oblique)
+    parts = found.attribution_by_axis
+    move = (found.latents[-1] - found.latents[0]).double()
+    expected = (directions.double() @ slope(generator, model)) * (read.double() @ move)
+    assert_allclose([term.value for term in parts.terms], expected, rtol=1e-3)
+    assert_allclose([term.moved for term in parts.terms], read.double() @ move, rtol=1e-3)
+    assert_allclose(sum(term.value for term in parts.terms) + parts.unnamed, parts.change, rtol=1e-3)
+    assert min(abs(term.value) for term in parts.terms) > 0.02
+
+
 def test_a_walk_along_one_axis_is_all_of_that_axis(generator, model, image):
     parts = explain(image, model, generator=generator, along=["first"]).attribution_by_axis
     assert_allclose(parts.shares["first"], 1, atol=1e-3)

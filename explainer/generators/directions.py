@@ -2,15 +2,17 @@ r"""Names for a generator as it is: directions of its code that follow what was 
 
 The code of each image a statement is about is centred within its statement, and every axis has a target
 there: labels in units of their standard deviation, places in a ranking, 1 for the difference of a pair that
-changed in it and 0 for one that did not. Its direction is that of the ridge regression :math:`w_i` of the
-targets (its penalty by leave-one-out). All directions are then made orthonormal at once, with none preferred,
+changed in it and 0 for one that did not. An axis is read by the ridge regression :math:`w_i` of its targets
+(the penalty by leave-one-out), in units in which known images have a standard deviation of 1. With the
+covariance C of their codes all axes are then moved along
 
-.. math:: Q = (W W^\top)^{-1/2}\, W
+.. math:: D = (W C W^\top)^{-1}\, W C, \qquad W D^\top = 1,
 
-(Loewdin's symmetric orthogonalisation, the orthonormal rows nearest to W). The metric is that of the prior:
-dimensions the generator does not use have little variance, and a direction that leans on them is penalised.
-How well an axis does is measured by repeating all of it on four fifths of every statement and looking at the
-last fifth.
+what changes in a code when one coordinate does and the others do not. For a generator that will learn its
+axes (:func:`explainer.generators.guiding.guide`) they are made orthonormal at once instead, with none
+preferred, :math:`W = D = (W W^\top)^{-1/2}\, W` (Loewdin's symmetric orthogonalisation, the orthonormal rows
+nearest to W). How well an axis does is measured by repeating all of it on four fifths of every statement and
+looking at the last fifth.
 """
 
 import copy
@@ -37,6 +39,7 @@ _SAME_WAY = 0.05
 _SPAN = (0.05, 0.5, 0.95)
 Of = TypeVar("Of", bound=Generator)
 Array = NDArray[np.float64]
+Fixed = tuple[Array, Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +115,20 @@ def find_axes(
     *,
     ids: Sequence[object] | None = None,
     before: NamedAxes | None = None,
+    orthonormal: bool = False,
     seed: int = 0,
 ) -> NamedAxes:
-    """Named axes of codes ``(N, D)``; see :func:`name_axes`."""
+    """Named axes of codes ``(N, D)``; see :func:`name_axes`.
+
+    Args:
+        codes: Of all images.
+        guidance: What was said.
+        ids: What it calls each image.
+        before: Axes there are.
+        orthonormal: Read new axes by the directions they are moved along, for a generator that will learn
+            them.
+        seed: Of the folds.
+    """
     values = codes.double().cpu().numpy()
     evidence = told(guidance, places_of(guidance, ids, len(values)))
     fixed = _fixed(guidance, values.shape[1], before, evidence)
@@ -129,10 +143,10 @@ def find_axes(
             "guidance", f"names more axes than the code has dimensions ({values.shape[1]})",
             received=len(names), remedy="Name fewer, or train a generator with a larger latent_dim.",
         )  # fmt: skip
-    directions = _directions(values, names, evidence, fixed)
-    held = _held_out(values, names, evidence, fixed, seed)
+    readings, directions = _directions(values, names, evidence, fixed, orthonormal)
+    held = _held_out(values, names, evidence, fixed, orthonormal, seed)
     origin = values.mean(axis=0)
-    coordinates = (values - origin) @ directions.T
+    coordinates = (values - origin) @ readings.T
     known = {} if before is None else {axis.name: axis for axis in before.axes}
     axes = []
     for number, name in enumerate(names):
@@ -140,15 +154,18 @@ def find_axes(
         axis = known.get(name, Axis(name)) if not evidence.get(name) else Axis(name)
         basis = ", ".join(dict.fromkeys(each.basis for each in evidence.get(name, []) if each.basis))
         low, median, high = np.quantile(coordinates[:, number], _SPAN).tolist()
-        slope, offset = label_line(coordinates[:, number], evidence.get(name, []))
+        line = label_line(coordinates[:, number], evidence.get(name, []))
         known_of: dict[str, Any] = {"basis": basis} if basis else {}
         if name in held:
             known_of |= dict(zip(("measure", "quality", "count"), held[name], strict=True))
         if said:
             known_of |= {"low": said[-1].low or axis.low, "high": said[-1].high or axis.high}
-        line: dict[str, Any] = {"slope": slope or axis.slope, "offset": offset or axis.offset}
-        axes.append(replace(axis, span=(low, median, high), **line, **known_of))
-    return NamedAxes(tuple(axes), torch.from_numpy(origin).float(), torch.from_numpy(directions).float())
+        if line is not None:
+            known_of |= dict(zip(("slope", "offset"), line, strict=True))
+        axes.append(replace(axis, span=(low, median, high), **known_of))
+    known_by = None if np.array_equal(readings, directions) else torch.from_numpy(readings).float()
+    centre, moved = (torch.from_numpy(part).float() for part in (origin, directions))
+    return NamedAxes(tuple(axes), centre, moved, readings=known_by)
 
 
 # -- statements as numbers -------------------------------------------------------------------------------
@@ -197,8 +214,8 @@ def told(guidance: Guidance, places: dict[str, int]) -> dict[str, list[Told]]:
 
 def _fixed(
     guidance: Guidance, dimensions: int, before: NamedAxes | None, evidence: dict[str, list[Told]]
-) -> dict[str, Array]:
-    """Directions that are not to be found: named dimensions, and axes there were before."""
+) -> dict[str, Fixed]:
+    """Axes that are not to be found, how they are read and moved: named dimensions, and those before."""
     known = () if before is None else before.names
     locked = [name for lock in guidance.of(Lock) for name in lock.names]
     for name in locked:
@@ -212,7 +229,10 @@ def _fixed(
         assert before is not None  # it has names
         described = any(each.basis for each in evidence.get(name, []))
         if name in locked or not described:
-            fixed[name] = before.directions[before.index(name)].double().cpu().numpy()
+            rows = (
+                part[before.index(name)].double().cpu().numpy() for part in (before.read, before.directions)
+            )
+            fixed[name] = next(rows), next(rows)
     for naming in guidance.of(Naming):
         if naming.axis is None:
             if naming.name not in known and not any(each.basis for each in evidence[naming.name]):
@@ -226,7 +246,7 @@ def _fixed(
                 "guidance", f"names a dimension that a code of {dimensions} does not have",
                 received=naming.axis, remedy=f"Choose 0 to {dimensions - 1}.",
             )  # fmt: skip
-        fixed[naming.name] = np.eye(dimensions)[naming.axis]
+        fixed[naming.name] = (np.eye(dimensions)[naming.axis],) * 2
     return fixed
 
 
@@ -234,23 +254,56 @@ def _fixed(
 
 
 def _directions(
-    codes: Array, names: Sequence[str], evidence: dict[str, list[Told]], fixed: dict[str, Array]
-) -> Array:
-    """Orthonormal rows ``(K, D)``."""
+    codes: Array,
+    names: Sequence[str],
+    evidence: dict[str, list[Told]],
+    fixed: dict[str, Fixed],
+    orthonormal: bool,
+) -> tuple[Array, Array]:
+    """Readings and directions, dual to each other, ``(K, D)``."""
     scale = float(np.sqrt(codes.var(axis=0).mean())) or 1.0
     free = [name for name in names if name not in fixed]
-    held = np.stack(list(fixed.values())) if fixed else np.zeros((0, codes.shape[1]))
-    _require_apart(held, list(fixed))
-    rows = np.stack([_ridge(codes / scale, name, evidence[name]) for name in free]) if free else held[:0]
-    rows = rows - (rows @ held.T) @ held
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = rows / np.maximum(lengths, 1e-12)
-    _require_apart(rows, free)
-    if len(rows):
-        spread, vectors = np.linalg.eigh(rows @ rows.T)
-        rows = vectors @ np.diag(spread**-0.5) @ vectors.T @ rows
-    made = dict(zip(free, rows, strict=True)) | fixed
-    return np.stack([made[name] for name in names])
+    none = np.zeros((0, codes.shape[1]))
+    held_read, held = (
+        np.stack([pair[part] for pair in fixed.values()]) if fixed else none for part in (0, 1)
+    )
+    _require_apart(_unit(held_read), list(fixed))
+    read = np.stack([_ridge(codes / scale, name, evidence[name]) for name in free]) if free else none
+    if orthonormal:
+        taken = np.linalg.svd(np.concatenate([held_read, held]), full_matrices=False)
+        basis = taken[2][taken[1] > 1e-6]
+        read = _unit(read - (read @ basis.T) @ basis)
+        _require_apart(read, free)
+        if len(read):
+            spread, vectors = np.linalg.eigh(read @ read.T)
+            read = vectors @ np.diag(spread**-0.5) @ vectors.T @ read
+        moved = read
+    elif len(read):
+        read = read - (read @ held.T) @ held_read
+        covariance = _covariance(codes)
+        read = read / np.maximum((codes @ read.T).std(axis=0), 1e-12)[:, None]
+        root = np.linalg.cholesky(covariance)
+        _require_apart(_unit(read @ root), free)
+        everything = np.concatenate([held_read, read])
+        _require_apart(_unit(everything @ root), [*fixed, *free])
+        dual = np.linalg.solve(everything @ covariance @ everything.T, everything @ covariance)
+        moved = dual[len(held) :]
+    else:
+        moved = read
+    rows = {name: (read[n], moved[n]) for n, name in enumerate(free)} | fixed
+    return np.stack([rows[name][0] for name in names]), np.stack([rows[name][1] for name in names])
+
+
+def _unit(rows: Array) -> Array:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def _covariance(codes: Array) -> Array:
+    """Of codes ``(N, D)``, shrunk as far as so many of them need it (Ledoit & Wolf 2004); never singular."""
+    from sklearn.covariance import ledoit_wolf
+
+    covariance = np.asarray(ledoit_wolf(codes)[0])
+    return covariance + (1e-6 * np.trace(covariance) / len(covariance) + 1e-12) * np.eye(len(covariance))
 
 
 def _require_apart(rows: Array, names: Sequence[str]) -> None:
@@ -285,11 +338,11 @@ def _ridge(codes: Array, name: str, evidence: Sequence[Told]) -> Array:
     return np.asarray(found.coef_, dtype=np.float64)
 
 
-def label_line(coordinates: Array, evidence: Sequence[Told]) -> tuple[float, float]:
-    """Slope and offset of labelled values over the coordinate; zeros without labels."""
+def label_line(coordinates: Array, evidence: Sequence[Told]) -> tuple[float, float] | None:
+    """Slope and offset of labelled values over the coordinate; None without labels."""
     labelled = [each for each in evidence if "labels" in each.basis]
     if not labelled:
-        return 0.0, 0.0
+        return None
     at = np.concatenate([coordinates[each.rows] for each in labelled])
     values = np.concatenate([each.values for each in labelled])
     slope = float(np.cov(at, values)[0, 1] / max(at.var(ddof=1), 1e-12))
@@ -300,7 +353,12 @@ def label_line(coordinates: Array, evidence: Sequence[Told]) -> tuple[float, flo
 
 
 def _held_out(
-    codes: Array, names: Sequence[str], evidence: dict[str, list[Told]], fixed: dict[str, Array], seed: int
+    codes: Array,
+    names: Sequence[str],
+    evidence: dict[str, list[Told]],
+    fixed: dict[str, Fixed],
+    orthonormal: bool,
+    seed: int,
 ) -> dict[str, tuple[str, float, int]]:
     """Measure, its value and on how many statements, for every axis with enough of them."""
     random = np.random.default_rng(seed)
@@ -317,13 +375,13 @@ def _held_out(
             ]
             for name in names
         }
-        directions = _directions(codes, names, kept, fixed)
+        readings = _unit(_directions(codes, names, kept, fixed, orthonormal)[0])
         for number, name in enumerate(names):
             for each, part in zip(evidence.get(name, []), parts[name], strict=True):
                 if len(each.rows) >= FEWEST and each.basis:
                     training, last = each.part(part != fold), each.part(part == fold)
                     judged[name].append(
-                        (_predicted(codes, directions[number], training, last), last.values, each.basis)
+                        (_predicted(codes, readings[number], training, last), last.values, each.basis)
                     )
     return {name: found for name, parts_ in judged.items() if (found := _quality(parts_)) is not None}
 
