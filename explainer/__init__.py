@@ -28,8 +28,8 @@ imports only from entries before it in this list::
     convnet.py      the small classifiers trained here: networks, training
     generators/     axes.py base.py networks.py linear.py objectives.py sampler.py feed.py perception.py
     generators/     sample_quality.py health.py selection.py loop.py training.py vae.py infomax.py
-    generators/     two_stage.py clustering.py mixture.py guidance.py directions.py teacher.py lesson.py
-    generators/     guiding.py adapters.py cards.py zoo.py
+    generators/     two_stage.py clustering.py mixture.py guidance.py told.py teacher.py directions.py
+    generators/     lesson.py guiding.py adapters.py cards.py zoo.py
     classifier_files.py a classifier named by a word: of the zoo, a file, or a function
     walks/          scene.py placing.py base.py stepping.py gradient.py linear.py evolution.py head.py
     walks/          conditional.py diverse.py cluster.py

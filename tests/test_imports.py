@@ -20,8 +20,8 @@ ORDER = """
     generators.sampler generators.feed generators.perception generators.sample_quality generators.health
     generators.selection generators.loop generators.training generators.vae generators.infomax
     generators.two_stage generators.clustering generators.mixture generators.guidance
-    generators.directions generators.teacher generators.lesson generators.guiding generators.adapters
-    generators.cards generators.zoo classifier_files
+    generators.told generators.teacher generators.directions generators.lesson generators.guiding
+    generators.adapters generators.cards generators.zoo classifier_files
     walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear walks.evolution
     walks.head walks.conditional walks.diverse walks.cluster
     checks.base checks.draws checks.walked checks.ends checks.soundness checks.consistency

@@ -76,6 +76,9 @@ def test_the_page_is_one_file_that_asks_for_nothing_and_shows_hostile_names_as_t
     assert page.count("</script>") == page.count("<script")
     assert not re.findall(r'src="https?:', page)
     assert "default-src 'none'" in page
+    (buttons,) = re.findall(r'"modeBarButtons": \[\[(.*?)\]\]', page)
+    assert "lasso2d" in buttons
+    assert "cloud" not in buttons.lower(), "images stay here"
     with pytest.raises(OutputError):
         latent_page(figure, tmp_path / "none" / "map.html")
 

@@ -2,8 +2,10 @@ r"""Names for a generator as it is: directions of its code that follow what was 
 
 The code of each image a statement is about is centred within its statement, and every axis has a target
 there: labels in units of their standard deviation, places in a ranking, 1 for the difference of a pair that
-changed in it and 0 for one that did not. An axis is read by the ridge regression :math:`w_i` of its targets
-(the penalty by leave-one-out), in units in which known images have a standard deviation of 1. With the
+changed in it and 0 for one that did not. What a Gaussian process makes of them for other images
+(:mod:`explainer.generators.teacher`) counts too, by how sure it is. An axis is read by the ridge regression
+:math:`w_i` of its targets (the penalty by leave-one-out), in units in which known images have a standard
+deviation of 1. With the
 covariance C of their codes all axes are then moved along
 
 .. math:: D = (W C W^\top)^{-1}\, W C, \qquad W D^\top = 1,
@@ -16,8 +18,8 @@ looking at the last fifth.
 """
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,11 +30,14 @@ from torch import Tensor
 from explainer.errors import GeneratorError, OptionError
 from explainer.generators.axes import Axis, NamedAxes
 from explainer.generators.base import Generator, as_unit_interval
-from explainer.generators.guidance import Anchors, Guidance, Labels, Lock, Naming, Pair, Ranking
+from explainer.generators.guidance import Anchors, Guidance, Lock, Naming
+from explainer.generators.teacher import describe, teacher_of
+from explainer.generators.told import Told, places_of, told
 
-__all__ = ["Told", "codes_of", "find_axes", "label_line", "name_axes", "places_of", "told"]
+__all__ = ["codes_of", "find_axes", "label_line", "name_axes"]
 
 FOLDS = 5
+MOST_SPREAD = 2000
 FEWEST = 4
 PENALTIES = np.logspace(-3, 4, 22)
 _SAME_WAY = 0.05
@@ -40,34 +45,7 @@ _SPAN = (0.05, 0.5, 0.95)
 Of = TypeVar("Of", bound=Generator)
 Array = NDArray[np.float64]
 Fixed = tuple[Array, Array]
-
-
-@dataclass(frozen=True, eq=False)
-class Told:
-    """A statement on one axis, as rows of codes with targets.
-
-    Attributes:
-        basis: What it was: ``"labels"``, ``"binary labels"``, ``"ranking"`` or ``"pairs"``; empty for pairs
-            that say the axis did not change.
-        rows: ``(n,)`` or ``(n, 2)``, which images; of a pair the second less the first is meant.
-        targets: ``(n,)``, centred and scaled; of pairs 1 or 0.
-        values: ``(n,)``, the targets as they were given.
-    """
-
-    basis: str
-    rows: NDArray[np.int64]
-    targets: Array
-    values: Array
-
-    def inputs(self, codes: Array) -> Array:
-        """What the targets are of, ``(n, D)``: codes, or differences of codes."""
-        if self.rows.ndim == 2:
-            return codes[self.rows[:, 1]] - codes[self.rows[:, 0]]
-        return codes[self.rows]
-
-    def part(self, kept: NDArray[np.bool_]) -> "Told":
-        """Some of its images."""
-        return replace(self, rows=self.rows[kept], targets=self.targets[kept], values=self.values[kept])
+Spread = Callable[[Sequence[Told]], tuple[NDArray[np.int64], Array, Array] | None]
 
 
 def name_axes(
@@ -94,7 +72,8 @@ def name_axes(
             remedy="Fine-tune it: guide(generator, images, guidance).",
         )  # fmt: skip
     codes = codes_of(generator, images)
-    axes = find_axes(codes, guidance, ids=ids, before=generator.axes, seed=seed)
+    spread = _spreading(generator, images, codes, guidance, ids, seed)
+    axes = find_axes(codes, guidance, ids=ids, before=generator.axes, spread=spread, seed=seed)
     named = copy.deepcopy(generator)
     named.axes = replace(axes, record={"mode": "post-hoc", "statements": len(guidance.statements)})
     return named
@@ -109,6 +88,46 @@ def codes_of(generator: Generator, images: Tensor) -> Tensor:
     return torch.cat([generator.encode(as_unit_interval(part).to(device)) for part in images.split(256)])
 
 
+@torch.no_grad()
+def _spreading(
+    generator: Generator,
+    images: Tensor,
+    codes: Tensor,
+    guidance: Guidance,
+    ids: Sequence[object] | None,
+    seed: int,
+) -> Spread:
+    """What Gaussian processes make of statements for images, at most ``MOST_SPREAD`` of them."""
+    places = places_of(guidance, ids, len(images))
+    guided = [places[each] for each in guidance.ids]
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    chosen = torch.tensor(sorted({*guided, *order[:MOST_SPREAD].tolist()}))
+    at = {row: position for position, row in enumerate(chosen.tolist())}
+    device = generator.intensity.device
+    parts = [
+        describe(generator.prepare(as_unit_interval(images[part]).to(device)), codes[part])
+        for part in chosen.split(256)
+    ]
+    described = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def spread(evidence: Sequence[Told]) -> tuple[NDArray[np.int64], Array, Array] | None:
+        known = [
+            replace(each, rows=np.array([at[row] for row in each.rows.tolist()]))
+            for each in evidence
+            if each.rows.ndim == 1
+        ]
+        teacher = teacher_of(known, described)
+        if teacher is None:
+            return None
+        guess, sure = (part.numpy() for part in teacher(described))
+        if teacher.levels is not None:  # of 0 and 1, as the labels are counted
+            labels = np.concatenate([each.values for each in known if each.basis == "binary labels"])
+            guess = (guess - labels.mean()) / labels.std()
+        return chosen.numpy(), guess, np.maximum(sure, 1e-6)
+
+    return spread
+
+
 def find_axes(
     codes: Tensor,
     guidance: Guidance,
@@ -116,6 +135,7 @@ def find_axes(
     ids: Sequence[object] | None = None,
     before: NamedAxes | None = None,
     orthonormal: bool = False,
+    spread: Spread | None = None,
     seed: int = 0,
 ) -> NamedAxes:
     """Named axes of codes ``(N, D)``; see :func:`name_axes`.
@@ -127,6 +147,7 @@ def find_axes(
         before: Axes there are.
         orthonormal: Read new axes by the directions they are moved along, for a generator that will learn
             them.
+        spread: From what was said of an axis to rows of other images, guesses and how sure these are.
         seed: Of the folds.
     """
     values = codes.double().cpu().numpy()
@@ -143,8 +164,8 @@ def find_axes(
             "guidance", f"names more axes than the code has dimensions ({values.shape[1]})",
             received=len(names), remedy="Name fewer, or train a generator with a larger latent_dim.",
         )  # fmt: skip
-    readings, directions = _directions(values, names, evidence, fixed, orthonormal)
-    held = _held_out(values, names, evidence, fixed, orthonormal, seed)
+    readings, directions = _directions(values, names, evidence, fixed, orthonormal, spread)
+    held = _held_out(values, names, evidence, fixed, orthonormal, spread, seed)
     origin = values.mean(axis=0)
     coordinates = (values - origin) @ readings.T
     known = {} if before is None else {axis.name: axis for axis in before.axes}
@@ -166,50 +187,6 @@ def find_axes(
     known_by = None if np.array_equal(readings, directions) else torch.from_numpy(readings).float()
     centre, moved = (torch.from_numpy(part).float() for part in (origin, directions))
     return NamedAxes(tuple(axes), centre, moved, readings=known_by)
-
-
-# -- statements as numbers -------------------------------------------------------------------------------
-
-
-def places_of(guidance: Guidance, ids: Sequence[object] | None, count: int) -> dict[str, int]:
-    """Where each image is."""
-    known = [str(each) for each in (range(count) if ids is None else ids)]
-    if len(known) != count or len(set(known)) < count:
-        raise OptionError(
-            "ids", f"must be {count} different ones, one for each image", received=f"{len(set(known))} ids",
-            remedy="Pass the ids in the order of the images.",
-        )  # fmt: skip
-    places = {each: row for row, each in enumerate(known)}
-    missing = [each for each in guidance.ids if each not in places]
-    if missing:
-        raise OptionError(
-            "guidance", f"is about {len(missing)} images that are not there", received=", ".join(missing[:5]),
-            remedy="Pass those images too, and ids= if images are not called by their number.",
-        )  # fmt: skip
-    return places
-
-
-def told(guidance: Guidance, places: dict[str, int]) -> dict[str, list[Told]]:
-    """Everything that was said of each axis, as rows and targets."""
-    found: dict[str, list[Told]] = {name: [] for name in guidance.names}
-    for statement in guidance.statements:
-        if isinstance(statement, Labels | Ranking):
-            labels = isinstance(statement, Labels)
-            given = statement.values if isinstance(statement, Labels) else range(len(statement.ids))
-            values = np.array(given, dtype=np.float64)
-            targets = (values - values.mean()) / values.std()
-            basis = "ranking" if not labels else "binary labels" if statement.binary else "labels"  # type: ignore[union-attr]
-            rows = np.array([places[each] for each in statement.ids])
-            found[statement.name].append(Told(basis, rows, targets, values))
-    pairs = guidance.of(Pair)
-    for name in guidance.names if pairs else ():
-        for changed in (True, False):
-            chosen = [pair for pair in pairs if (name in pair.changed) == changed]
-            if chosen:
-                rows = np.array([[places[pair.a], places[pair.b]] for pair in chosen])
-                targets = np.full(len(chosen), float(changed))
-                found[name].append(Told("pairs" if changed else "", rows, targets, targets))
-    return found
 
 
 def _fixed(
@@ -259,6 +236,7 @@ def _directions(
     evidence: dict[str, list[Told]],
     fixed: dict[str, Fixed],
     orthonormal: bool,
+    spread: Spread | None,
 ) -> tuple[Array, Array]:
     """Readings and directions, dual to each other, ``(K, D)``."""
     scale = float(np.sqrt(codes.var(axis=0).mean())) or 1.0
@@ -268,15 +246,15 @@ def _directions(
         np.stack([pair[part] for pair in fixed.values()]) if fixed else none for part in (0, 1)
     )
     _require_apart(_unit(held_read), list(fixed))
-    read = np.stack([_ridge(codes / scale, name, evidence[name]) for name in free]) if free else none
+    read = np.stack([_ridge(codes / scale, name, evidence[name], spread) for name in free]) if free else none
     if orthonormal:
         taken = np.linalg.svd(np.concatenate([held_read, held]), full_matrices=False)
         basis = taken[2][taken[1] > 1e-6]
         read = _unit(read - (read @ basis.T) @ basis)
         _require_apart(read, free)
         if len(read):
-            spread, vectors = np.linalg.eigh(read @ read.T)
-            read = vectors @ np.diag(spread**-0.5) @ vectors.T @ read
+            sizes, vectors = np.linalg.eigh(read @ read.T)
+            read = vectors @ np.diag(sizes**-0.5) @ vectors.T @ read
         moved = read
     elif len(read):
         read = read - (read @ held.T) @ held_read
@@ -319,7 +297,7 @@ def _require_apart(rows: Array, names: Sequence[str]) -> None:
     )  # fmt: skip
 
 
-def _ridge(codes: Array, name: str, evidence: Sequence[Told]) -> Array:
+def _ridge(codes: Array, name: str, evidence: Sequence[Told], spread: Spread | None) -> Array:
     """The direction of one axis, not normalised."""
     from sklearn.linear_model import RidgeCV  # takes a second to import
 
@@ -328,13 +306,22 @@ def _ridge(codes: Array, name: str, evidence: Sequence[Told]) -> Array:
             "guidance", "says only what an axis is not", received=name,
             remedy="Label, rank or pair images that differ in it.",
         )  # fmt: skip
-    inputs, targets = [], []
+    inputs, targets, weights = [], [], []
     for each in evidence:
         rows = each.inputs(codes)
         centred = each.rows.ndim == 1
         inputs.append(rows - rows.mean(axis=0) if centred else rows)
         targets.append(each.targets - each.targets.mean() if centred else each.targets)
-    found = RidgeCV(PENALTIES, fit_intercept=False).fit(np.concatenate(inputs), np.concatenate(targets))
+        weights.append(np.ones(len(rows)))
+    guessed = None if spread is None else spread(evidence)
+    if guessed is not None:
+        others, guess, sure = guessed
+        inputs.append(codes[others] - np.average(codes[others], axis=0, weights=sure))
+        targets.append(guess - np.average(guess, weights=sure))
+        weights.append(sure)
+    found = RidgeCV(PENALTIES, fit_intercept=False).fit(
+        np.concatenate(inputs), np.concatenate(targets), sample_weight=np.concatenate(weights)
+    )
     return np.asarray(found.coef_, dtype=np.float64)
 
 
@@ -358,6 +345,7 @@ def _held_out(
     evidence: dict[str, list[Told]],
     fixed: dict[str, Fixed],
     orthonormal: bool,
+    spread: Spread | None,
     seed: int,
 ) -> dict[str, tuple[str, float, int]]:
     """Measure, its value and on how many statements, for every axis with enough of them."""
@@ -375,7 +363,7 @@ def _held_out(
             ]
             for name in names
         }
-        readings = _unit(_directions(codes, names, kept, fixed, orthonormal)[0])
+        readings = _unit(_directions(codes, names, kept, fixed, orthonormal, spread)[0])
         for number, name in enumerate(names):
             for each, part in zip(evidence.get(name, []), parts[name], strict=True):
                 if len(each.rows) >= FEWEST and each.basis:

@@ -22,17 +22,11 @@ from explainer import metrics
 from explainer.errors import OptionError
 from explainer.generators.axes import NamedAxes
 from explainer.generators.base import as_unit_interval
-from explainer.generators.directions import (
-    Told,
-    codes_of,
-    find_axes,
-    label_line,
-    places_of,
-    told,
-)
+from explainer.generators.directions import codes_of, find_axes, label_line
 from explainer.generators.feed import feed
 from explainer.generators.guidance import Guidance
 from explainer.generators.lesson import Lesson, Weights
+from explainer.generators.told import Told, places_of, told
 from explainer.generators.training import FEWEST_IMAGES, TrainableGenerator, _claim, store_codes
 from explainer.storage import sha256, state_sha256
 

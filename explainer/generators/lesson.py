@@ -30,9 +30,9 @@ from torch.nn import functional
 from explainer.errors import OptionError
 from explainer.generators.axes import NamedAxes
 from explainer.generators.base import as_unit_interval
-from explainer.generators.directions import Told, told
 from explainer.generators.guidance import Anchors, Guidance, Lock
-from explainer.generators.teacher import Teacher, describe, fit_teacher
+from explainer.generators.teacher import FEWEST_SPREAD, Teacher, describe, fit_teacher, teacher_of
+from explainer.generators.told import Told, told
 from explainer.generators.training import TrainableGenerator
 
 __all__ = ["Lesson", "Weights"]
@@ -40,7 +40,6 @@ __all__ = ["Lesson", "Weights"]
 GUIDED = 32
 LOGIT = 3.0
 MARGIN = 1.0
-FEWEST_SPREAD = 20
 REACH = 1.6
 """Standard deviations to either side that coordinates are moved: where nine tenths of a normal code lie."""
 
@@ -97,7 +96,7 @@ class Lesson:
         self.teachers = {
             number: teacher
             for number, name in enumerate(self.names)
-            if name not in locked and (teacher := _teacher(self.told.get(name, []), described)) is not None
+            if name not in locked and (teacher := teacher_of(self.told.get(name, []), described)) is not None
         }
         self.readers = self._readers(described)
         self.placing = self._placing(described)
@@ -227,7 +226,8 @@ class Lesson:
         for column in places.double().numpy().T:
             std = float(column.std())
             if std > 0:
-                found.append((fit_teacher(shown, (column - column.mean()) / std), float(column.mean()), std))
+                teacher = fit_teacher(shown, (column - column.mean()) / std)
+                found.append((teacher, float(column.mean()), std))
         return found if len(found) == places.shape[1] else []
 
     @torch.no_grad()
@@ -244,7 +244,7 @@ class Lesson:
         return {
             number: teacher
             for number in self.teachers
-            if (teacher := _teacher(self.told[self.names[number]], both)) is not None
+            if (teacher := teacher_of(self.told[self.names[number]], both)) is not None
         }
 
     def _moved(self, guided: TrainableGenerator, z: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -304,27 +304,3 @@ def _scales(told_of: dict[str, list[Told]], names: Sequence[str]) -> dict[int, t
             joined = np.concatenate(values)
             scales[number] = float(joined.mean()), float(joined.std())
     return scales
-
-
-def _teacher(evidence: Sequence[Told], described: dict[str, Tensor]) -> Teacher | None:
-    """What the labels of an axis make likely elsewhere; None for few of them.
-
-    Args:
-        evidence: What was said of the axis; the first kind that there is enough of counts: numbers, labels of
-            0 and 1, rankings.
-        described: Of the guided images, ``(n, F)``, or of several versions of them ``(V, n, F)``.
-    """
-    for basis in ("labels", "binary labels", "ranking"):
-        labelled = [each for each in evidence if each.basis == basis]
-        if sum(len(each.rows) for each in labelled) < FEWEST_SPREAD:
-            continue
-        rows = torch.from_numpy(np.concatenate([each.rows for each in labelled]))
-        known = [each.targets if basis == "ranking" else each.values for each in labelled]
-        values = np.concatenate(known)  # of rankings places, each on a scale of its own
-        if basis == "labels":
-            values = (values - values.mean()) / values.std()
-        shown = {name: block[..., rows.to(block.device), :] for name, block in described.items()}
-        versions = len(shown["code"]) if shown["code"].ndim == 3 else 1
-        flat = {name: block.flatten(0, -2) for name, block in shown.items()}
-        return fit_teacher(flat, np.tile(values, versions))
-    return None

@@ -10,6 +10,7 @@ process says which it is (there ch. 3, Laplace's approximation).
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Teacher", "describe", "fit_teacher"]
+from explainer.generators.told import Told
+
+__all__ = ["FEWEST_SPREAD", "Teacher", "describe", "fit_teacher", "teacher_of"]
 
 QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.85, 0.9, 0.93, 0.96, 0.98, 0.99, 1.0)
 SIDE = 64
+FEWEST_SPREAD = 20
 STEEPEST = 1e6
 LEAST = 0.1
 """Share of the largest deviation of a description that the others count at least."""
@@ -165,3 +169,27 @@ def _fitted(
         blocks, mean, scale, known, learnt[0], learnt[1], learnt[2], float(product.k1.constant_value),
         float(product.k2.length_scale), float(process.log_marginal_likelihood_value_), levels,
     )  # fmt: skip
+
+
+def teacher_of(evidence: Sequence[Told], described: dict[str, Tensor]) -> Teacher | None:
+    """What the labels of an axis make likely elsewhere; None for few of them.
+
+    Args:
+        evidence: What was said of the axis; the first kind that there is enough of counts: numbers, labels of
+            0 and 1, rankings.
+        described: Of the guided images, ``(n, F)``, or of several versions of them ``(V, n, F)``.
+    """
+    for basis in ("labels", "binary labels", "ranking"):
+        labelled = [each for each in evidence if each.basis == basis]
+        if sum(len(each.rows) for each in labelled) < FEWEST_SPREAD:
+            continue
+        rows = torch.from_numpy(np.concatenate([each.rows for each in labelled]))
+        known = [each.targets if basis == "ranking" else each.values for each in labelled]
+        values = np.concatenate(known)  # of rankings places, each on a scale of its own
+        if basis == "labels":
+            values = (values - values.mean()) / values.std()
+        shown = {name: block[..., rows.to(block.device), :] for name, block in described.items()}
+        versions = len(shown["code"]) if shown["code"].ndim == 3 else 1
+        flat = {name: block.flatten(0, -2) for name, block in shown.items()}
+        return fit_teacher(flat, np.tile(values, versions))
+    return None

@@ -26,7 +26,9 @@ __all__ = ["chosen_ids", "latent_map", "latent_page", "traversal"]
 THUMBNAIL = 64
 MOST_IMAGES = 3000
 COLOURS = ("#1f6fb2", "#b34700", "#2e7d32", "#7b3fa0", "#8a6d00", "#00798c", "#b3261e", "#5b6472")
-SEEN = (0.05, 0.5, 0.95)
+BUTTONS = ("select2d", "lasso2d", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage")
+CONFIG = {"displaylogo": False, "modeBarButtons": [list(BUTTONS)]}
+"""Only these buttons: among plotly's own are some that would send the images to a server."""
 
 
 @torch.no_grad()
@@ -106,7 +108,7 @@ def latent_page(figure: go.Figure, path: str | Path) -> Path:
     Raises:
         OutputError: It cannot be written.
     """
-    plot = figure.to_html(full_html=False, include_plotlyjs=True, div_id="map", config={"displaylogo": False})
+    plot = figure.to_html(full_html=False, include_plotlyjs=True, div_id="map", config=CONFIG)
     page = _PAGE.replace("{{ plot }}", plot)
     return write_file(path, page.encode("utf-8"))
 
@@ -252,8 +254,8 @@ def _groups(labels: Sequence[object] | None, count: int) -> list[tuple[str, np.n
             "labels", f"have {len(names)} classes, and {len(COLOURS)} colours can be told apart",
             received=", ".join(map(str, names[:3])) + ", ...", remedy="Put rare classes together.",
         )  # fmt: skip
-    return [("", everything, {"size": 7, "color": values.astype(float), "colorscale": "Viridis",
-                              "showscale": True, "opacity": 0.8})]  # fmt: skip
+    scale = {"colorscale": "Viridis", "colorbar": {"title": {"text": "label"}}, "showscale": True}
+    return [("", everything, {"size": 7, "color": values.astype(float), "opacity": 0.8, **scale})]
 
 
 def _label(labels: Sequence[object] | None, row: int) -> str:
