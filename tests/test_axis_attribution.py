@@ -56,6 +56,7 @@ def test_the_terms_of_a_linear_generator_are_slope_times_move(generator, model, 
     assert_allclose(parts.unnamed, (g * moved)[1:5].sum(), rtol=1e-4)
     assert_allclose(parts.change, found.frames["score"].iloc[-1] - found.frames["score"].iloc[0], rtol=1e-5)
     assert parts.error < 1e-3
+    assert parts.points >= 32
     # The minimal move is along the slope (1, 1.2, ... 2): shares are those of its squares.
     squares = torch.linspace(1, 2, 6).double().square()
     assert_allclose(list(parts.shares.values()), (squares / squares.sum())[[0, 5]], rtol=1e-3)
