@@ -308,8 +308,9 @@ def main() -> None:
             "R2 before": frozen["R2"],
             "R2 after": ours["R2"],
             "loss": frozen["R2"] - ours["R2"],
-            "2-D code, R2 before": quality(flat, test),
-            "2-D code, R2 after": quality(placed, test),
+            "2-D code, R2 before": (before := quality(flat, test)),
+            "2-D code, R2 after": (after := quality(placed, test)),
+            "2-D code, loss": before - after,
         },
         "with the linear path": {
             "correlation, fine-tuned": linear["correlation"],

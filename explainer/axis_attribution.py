@@ -102,12 +102,12 @@ class AxisAttribution:
         shown = [term for term in order if abs(shares[term.name]) >= 0.005]
         said = []
         for number, term in enumerate(shown):
-            share = f"{100 * shares[term.name]:.0f} % {'of the move ' if number == 0 else ''}is"
+            share = f"{round(100 * shares[term.name])} % {'of the move ' if number == 0 else ''}is"
             towards = f' (towards "{term.towards}")' if term.towards else ""
             said.append(
                 f'{share} "{term.name}"{towards}' + (", against it" if term.value * self.change < 0 else "")
             )
-        rest = f"{100 * self.unnamed_share:.0f} % {'' if said else 'of the move '}is unnamed"
+        rest = f"{round(100 * self.unnamed_share)} % {'' if said else 'of the move '}is unnamed"
         return (", ".join(said) + ", and " if said else "") + rest + "."
 
     @property

@@ -10,6 +10,7 @@ from PIL import Image
 from explainer import cli
 from explainer.generators import VAE, Guidance, load_generator
 from explainer.image import to_uint8
+from explainer.report.latent_map import HEADER
 from explainer.synthetic import sprites
 
 COUNT = 60
@@ -70,7 +71,7 @@ def test_axes_are_named_in_seconds(folder, tmp_path, capsys, data, said, more) -
     assert named.axes.names == ("place",)
     assert named.axes.record["mode"] == "post-hoc"
     with Image.open(out / "axis_1.png") as strip:
-        assert strip.size == (7 * 64, 64)
+        assert strip.size == (7 * 64, 64 + HEADER)
 
 
 def test_a_generator_is_fine_tuned_and_the_map_is_along_its_axes(folder, tmp_path, planted, capsys) -> None:

@@ -26,7 +26,7 @@ def axis_table(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         width = 100 * abs(part["value"]) / longest
         share = part["value"] / found["change"]
         rows.append(
-            {**part, "share": f"{100 * share:.0f} %".replace("-", "−"), "against": share < 0,
+            {**part, "share": f"{round(100 * share)} %".replace("-", "−"), "against": share < 0,
              "start": round(100 - width, 2) if share < 0 else 100, "width": round(width, 2)}
         )  # fmt: skip
     return {**found, "rows": rows}

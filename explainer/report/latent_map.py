@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from explainer.errors import OptionError
@@ -24,6 +24,7 @@ from explainer.report.panels import data_uri, display_ranges, image_panels, side
 __all__ = ["chosen_ids", "latent_map", "latent_page", "traversal"]
 
 THUMBNAIL = 64
+HEADER = 20
 MOST_IMAGES = 3000
 COLOURS = ("#1f6fb2", "#b34700", "#2e7d32", "#7b3fa0", "#8a6d00", "#00798c", "#b3261e", "#5b6472")
 BUTTONS = ("select2d", "lasso2d", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage")
@@ -148,7 +149,8 @@ def traversal(
     steps: int = 7,
     path: str | Path | None = None,
 ) -> Image.Image:
-    """Strips of bare frames along an axis: one row for each image, from its low end to its high end.
+    """Strips of bare frames along an axis: one row for each image, from its low end to its high end, below a
+    line that names them.
 
     Args:
         generator: With the axis.
@@ -201,6 +203,7 @@ def traversal(
     picture = Image.fromarray(np.concatenate(rows, axis=0))
     zoom = max(1, 64 // generator.shape[1])
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+    picture = _headed(picture, _header(generator, axis))
     if path is not None:
         import io
 
@@ -208,6 +211,33 @@ def traversal(
         picture.save(content, format="PNG")
         write_file(path, content.getvalue())
     return picture
+
+
+def _header(generator: Generator, axis: str | int) -> tuple[str, str, str]:
+    """What stands over the low end of a strip, its middle, and its high end."""
+    if isinstance(axis, int) or generator.axes is None:
+        return "-1.6", f"dimension {axis}", "+1.6"
+    known = generator.axes.axes[generator.axes.index(axis)]
+    return known.low or "low", known.name, known.high or "high"
+
+
+def _headed(picture: Image.Image, words: tuple[str, str, str]) -> Image.Image:
+    """The picture below a line of three words: left, in the middle, and right."""
+    canvas = Image.new("RGB", (picture.width, picture.height + HEADER), "white")
+    canvas.paste(picture, (0, HEADER))
+    draw = ImageDraw.Draw(canvas)
+    share = picture.width / 3 - 6
+    for word, place, anchor in zip(
+        words, (3, picture.width / 2, picture.width - 3), ("lm", "mm", "rm"), strict=True
+    ):
+        size, text = 13, " ".join(word.split())
+        while size > 8 and draw.textlength(text, font=ImageFont.load_default(size)) > share:
+            size -= 1
+        font = ImageFont.load_default(size)
+        while len(text) > 1 and draw.textlength(text, font=font) > share:
+            text = text[:-2].rstrip() + "…" if text.endswith("…") else text[:-1].rstrip() + "…"
+        draw.text((place, HEADER / 2), text, font=font, fill="#22262e", anchor=anchor)
+    return canvas
 
 
 # -- pieces of the map -----------------------------------------------------------------------------------
