@@ -208,8 +208,8 @@ MISSED = {
     ("generator_mixture", "mean accuracy"):
         "the start alone is as good: the second phase adds nothing, also not with 1,000 steps (validation)",
     ("guidance", "loss of R2 by anchors, code of two dimensions"):
-        "two numbers hold too little as it is (R2 .64), and are told to say left or right, dark or bright: how "
-        "well nearest neighbours in the code know the shade rises from .31 to .79 (R2), the height falls from "
+        "two numbers hold too little as it is (R2 .64), and are told to say left or right, dark or bright; "
+        "the shade that nearest neighbours in the code know rises from R2 .31 to .79, the height falls from "
         ".93 to .67",
     ("guidance", "lowest correlation of the best direction, generator with the linear path"):
         "its code begins at principal components, which hold shade times a pattern of scale and place: "
