@@ -1,15 +1,16 @@
 """What the parts of ``audit_power.py`` come to."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from explainer.metrics import wilson_interval
 
 CONFOUNDED, NULL = 0.10, 0.02
+PAIRS = ["classifier", "factor", "reliance", "verdict", "moved", "changed", "forward", "q"]
 BINS = ((0, 0.02), (0.02, 0.05), (0.05, 0.1), (0.1, 0.15), (0.15, 0.25), (0.25, 1))
 
 
@@ -22,9 +23,11 @@ def summary(parts: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
             "simulations of each": found["n"], "lowest": min(found["coverage"].values()),
             "highest": max(found["coverage"].values()), **found["coverage"],
         }  # fmt: skip
+        result["coverage, rare outcomes and few people who repeat"] = found["rare outcomes, few people"]
     table = pd.DataFrame([row for part in parts.get("power", []) for row in part["rows"]])
     if len(table):
         result |= _power(table)
+        result["pairs"] = table[PAIRS].round(4).to_dict("records")
         clusters = {name: groups for part in parts["power"] for name, groups in part["clusters"].items()}
         free = [name for name, some in table.groupby("classifier") if some.reliance.max() < CONFOUNDED]
         result["power"]["unswayed classifiers in whose walks no cluster is claimed"] = rate(
@@ -100,7 +103,7 @@ def marks(part: Mapping[str, Any], name: str) -> dict[str, Any]:
 
     Half of the images that walk down are marked, none of those that walk up.
     """
-    planted = name.split()[1].startswith("5")
+    planted = name.split()[1].startswith("7")
     about = [
         group["attribute"] is None
         and (abs(group["marked"] - 0.5) >= 0.3 if group["direction"] == "down" else group["corner"] >= 0.3)
@@ -115,17 +118,18 @@ def rate(hits: pd.Series) -> dict[str, Any]:
     return {"rate": found.estimate, "low": found.low, "high": found.high, "n": len(hits)}
 
 
-def auroc(table: pd.DataFrame, column: str, resamples: int = 500) -> dict[str, Any]:
-    """Area under the ROC curve as a rate with an interval that resamples classifiers."""
+def auroc(table: pd.DataFrame, column: str) -> dict[str, Any]:
+    """Area under the ROC curve as a rate, with the interval of Hanley & McNeil (1982) on the log-odds.
+
+    Where nothing is out of order half a pair is taken to be, so that the interval does not vanish.
+    """
     truth = (table.reliance >= CONFOUNDED).to_numpy()
-    stream, drawn = np.random.default_rng(0), []
-    groups = [np.flatnonzero(table.classifier == name) for name in table.classifier.unique()]
-    values = table[column].to_numpy(dtype=float)
-    for _ in range(resamples):
-        rows = np.concatenate([groups[i] for i in stream.integers(len(groups), size=len(groups))])
-        if 0 < truth[rows].mean() < 1:
-            drawn.append(roc_auc_score(truth[rows], values[rows]))
-    low, high = np.quantile(drawn, [0.025, 0.975]).round(6)
-    return {
-        "rate": float(roc_auc_score(truth, values)), "low": float(low), "high": float(high), "n": len(table)
-    }  # fmt: skip
+    area = float(roc_auc_score(truth, table[column].to_numpy(dtype=float)))
+    m, n = int(truth.sum()), int((~truth).sum())
+    inside = min(area, 1 - 0.5 / (m * n))
+    first, second = inside / (2 - inside), 2 * inside**2 / (1 + inside)
+    variance = inside * (1 - inside) + (m - 1) * (first - inside**2) + (n - 1) * (second - inside**2)
+    error = math.sqrt(variance / (m * n)) / (inside * (1 - inside))
+    middle = math.log(inside / (1 - inside))
+    low, high = (1 / (1 + math.exp(-middle - sign * 1.96 * error)) for sign in (-1, 1))
+    return {"rate": area, "low": low, "high": max(high, area), "n": len(table)}

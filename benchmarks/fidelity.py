@@ -37,7 +37,7 @@ from explainer.fillers import Inpainting, Mean
 from explainer.generators.base import Generator
 from explainer.image import resize
 from explainer.mutual_information import information, joint_columns, permutation_null
-from explainer.paired_comparison import Measure, areas, distribution, mean_of_columns, percentiles
+from explainer.paired_comparison import Measure, areas, distribution, mean_of_columns, moved_to, percentiles
 from explainer.pixel_order import pixels
 from explainer.replacement import fidelity
 from explainer.replacement_curves import replace_and_ask
@@ -262,8 +262,8 @@ def known_information(trials: int = 200, count: int = 200) -> dict[str, Any]:
             lambda weights, columns=columns: information((weights @ columns).reshape(-1, 2, 2))[None],
             np.arange(count), resamples=1000, seed=trial,
         )  # fmt: skip
-        low, high = percentiles(drawn[0] - 2 * null, 0.95, count)
         estimates.append(float(information(columns.sum(axis=0).reshape(2, 2)) - null))
+        low, high = percentiles(moved_to(np.array(estimates[-1]), drawn[0]), 0.95, count)
         inside += bool(low <= truth <= high)
         other = random.integers(0, 2, (count, 1))
         table = joint_columns(first, other, 2).sum(axis=0).reshape(2, 2)

@@ -4,12 +4,16 @@
 
 With ``--clone`` the repository is cloned into an empty folder and ``make demo`` is run there, which makes an
 environment and installs every dependency; how long that takes depends on where packages come from, so its
-parts are given apart: what is ours is the last one. Imports are taken in new interpreters, alternating, after
-one of each that is not counted; the ratio is of medians.
+parts are given apart: what is ours is the last one. Seconds of the processor, of all its threads, are beside
+those of the clock, and the load average before it, because a machine that does other things takes longer.
+Imports are taken in new interpreters, alternating, after one of each that is not counted; the ratio is of
+medians.
 """
 
 import argparse
+import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -93,6 +97,12 @@ def sizes() -> dict[str, float]:
     }
 
 
+def _processor() -> float:
+    """Seconds of the processor that ended processes of this one have taken."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def first_page(repository: str) -> dict[str, float]:
     """Seconds from nothing to the page, in an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
@@ -102,14 +112,18 @@ def first_page(repository: str) -> dict[str, float]:
             "environment and dependencies, seconds": ["make", "-C", str(place), "install"],
             "demo, seconds": ["make", "-C", str(place), "demo"],
         }
-        taken = {}
+        load = os.getloadavg()[0]
+        taken, worked = {}, {}
         for name, command in steps.items():
-            began = time.perf_counter()
+            began, before = time.perf_counter(), _processor()
             subprocess.run(command, check=True, stdout=sys.stderr)
             taken[name] = time.perf_counter() - began
+            worked[f"{name} of the processor"] = _processor() - before
         page = place / "demo" / "explanation.html"
         return {
             **taken,
+            **worked,
+            "load average before (1 minute)": load,
             "clone to page, minutes": sum(taken.values()) / 60,
             "page, MB": page.stat().st_size / 1e6,
         }

@@ -146,6 +146,7 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
     "audit_power": [
         ("coverage of 95 % intervals, lowest", ("coverage of 95 % intervals", "lowest"), ">=", 0.93),
         ("coverage of 95 % intervals, highest", ("coverage of 95 % intervals", "highest"), "<=", 0.97),
+        ("classifiers", ("power", "classifiers"), ">=", 24),
         ("null pairs", ("power", "null pairs (reliance at most .02)"), ">=", 60),
         ("false alarms among them", ("power", "false alarms"), "<=", 1),
         ("AUROC", ("power", "AUROC of the reverse effect", "rate"), ">=", 0.98),
@@ -155,6 +156,12 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
         ("entangled generator, clean classifiers: false alarms", ("entangled", "said confounded"), "<=", 1),
         ("watermark: its cluster found", ("watermark", "planted: its cluster found", "rate"), ">=", 0.9),
         ("no watermark: no cluster", ("watermark", "clean: none invented", "rate"), ">=", 0.9),
+    ],
+    "audit_faces": [
+        ("changed gender, confounded less not", ("difference", "female", "rate"), ">=", 0.25),
+        ("... lower bound, bootstrap by person", ("difference", "female", "low"), ">=", 0.15),
+        ("audit of 500 faces, 5 attributes, 2 classifiers over the bare walks of both",
+         ("cost", "ratio"), "<=", 6.0),
     ],
     "bias_page": [
         ("MB of the page of 1,000 audited images", ("audit", "with pictures", "MB"), "<=", 8.0),
@@ -221,9 +228,9 @@ MISSED = {
         for data in ("cells", "chest", "faces")
     },
 }  # fmt: skip
-MOST_COLUMNS = 15
+WIDE, MOST_COLUMNS = 6, 15
 ESTIMATES = ("rate", "area", "mean", "difference")
-CONTEXT = ("benchmark", "command", "machine", "versions")
+CONTEXT = ("benchmark", "command", "machine", "versions", "pairs")
 
 
 def shown(value: Any) -> str:
@@ -278,6 +285,16 @@ def is_grid(value: Any) -> bool:
     )
 
 
+def is_table(value: Any) -> bool:
+    """Whether this is a table of rows of the same measures, which no cell can hold."""
+    rows = list(value.values()) if isinstance(value, dict) else []
+    return (
+        len(rows) > WIDE
+        and all(isinstance(row, dict) and "rate" not in row and not interval(row) for row in rows)
+        and len({tuple(row) for row in rows}) == 1
+    )
+
+
 def section(name: str, values: dict[str, Any]) -> list[str]:
     """A table of measures, or of rows by columns where every value is a table of the same measures."""
     nested = [value for value in values.values() if isinstance(value, dict) and "rate" not in value]
@@ -287,10 +304,11 @@ def section(name: str, values: dict[str, Any]) -> list[str]:
         measures = (
             list(nested[0]) if len(common) < 3 else list(dict.fromkeys(key for v in nested for key in v))
         )
-        if len(values) > MOST_COLUMNS:  # rows and columns change places
+        if len(values) > max(WIDE, len(measures)):  # rows and columns change places
+            entry = short if len(values) > MOST_COLUMNS else shown
             lines += ["| | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
             lines += [
-                f"| {key} | " + " | ".join(short(value.get(measure, "")) for measure in measures) + " |"
+                f"| {key} | " + " | ".join(entry(value.get(measure, "")) for measure in measures) + " |"
                 for key, value in values.items()
             ]
             return [*lines, ""]
@@ -302,11 +320,14 @@ def section(name: str, values: dict[str, Any]) -> list[str]:
         extra = {key: {k: v for k, v in value.items() if k not in measures} for key, value in values.items()}
         lines += ["", *(f"{key}: {shown(more)}." for key, more in extra.items() if more)]
     else:
-        flat = {key: value for key, value in values.items() if not is_grid(value)}
+        deep = [key for key, value in values.items() if is_table(value)]
+        flat = {key: value for key, value in values.items() if not is_grid(value) and key not in deep}
         lines += ["| measure | value |", "|---|---|"]
         lines += [f"| {key} | {shown(value)} |" for key, value in flat.items()]
-        grids = [["", *grid(key, values[key])[:-1]] for key in values if key not in flat]
+        grids = [["", *grid(key, values[key])[:-1]] for key in values if is_grid(values[key])]
         lines += [line for part in grids for line in part]
+        for key in deep:
+            lines += ["", f"#{section(key, values[key])[0]}", *section(key, values[key])[1:-1]]
     return [*lines, ""]
 
 

@@ -9,7 +9,6 @@ theme brings its own scripts and uses the system's fonts. Warnings are errors.
 
 import html
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,9 @@ from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent
+sys.path.insert(0, str(HERE))
+
+from links import as_in_site  # noqa: E402
 
 project = "progressive-explainer"
 author = "the progressive-explainer authors"
@@ -76,7 +78,7 @@ def _write_manual() -> None:
 
     names = list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     words = {"explainer": [], **{f"explainer {name}": [name] for name in names}}
-    environment = {**os.environ, "TERMINAL_WIDTH": "96", "COLUMNS": "96", "NO_COLOR": "1"}
+    environment = {**os.environ, "TERMINAL_WIDTH": "84", "COLUMNS": "84", "NO_COLOR": "1"}
     sections = []
     for title, command in words.items():
         call = [sys.executable, "-m", "explainer", *command, "--help"]
@@ -91,18 +93,7 @@ _write_manual()
 
 
 def _inside(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Links that are right in the repository are made right in the site."""
-    text = source[0]
-    if docname == "index":  # pages may be taken up by a pattern that still matches nothing
-        kept = (line for line in text.splitlines() if not line.endswith("*") or any(HERE.glob(f"{line}.*")))
-        text = "\n".join(kept)
-    text = re.sub(r"\]\((?:\.\./)+models/(\w+)/README\.md", r"](/zoo/\1.md", text)
-    if docname.startswith("zoo/"):
-        text = re.sub(r"\]\(\.\./\.\./docs/", "](../", text)
-        text = re.sub(r"\[([^\]]+)\]\((?!https?:|\.\./|/|#)[^)]+\)", r"`\1`", text)  # files of the repository
-    if docname.startswith("notebooks/"):
-        text = text.replace("](../docs/", "](../")
-    source[0] = text
+    source[0] = as_in_site(docname, source[0], HERE)
 
 
 def _mathml(self: object, node: nodes.Element) -> None:

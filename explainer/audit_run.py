@@ -34,7 +34,7 @@ def read_audit_table(
     """
     if data.suffix.lower() != ".csv" or not data.is_file():
         raise OptionError(
-            "data", "must be a .csv file", received=str(data),
+            "data", "must be a .csv file" if data.exists() else "does not exist", received=str(data),
             remedy='Make a table with the columns "path", the label and the attributes.',
         )  # fmt: skip
     try:

@@ -449,7 +449,7 @@ class Classifier:
                 "classifier",
                 f"fails on images of shape {tuple(prepared.shape)}",
                 received=f"{type(error).__name__}: {error}",
-                remedy=_remedy(self.model, error),
+                remedy=_remedy(self.model, error, prepared.shape[1]),
             ) from error
         outputs = as_outputs(returned, len(images))
         if outputs.shape[1] != self._count:
@@ -564,13 +564,20 @@ def _check_options(
         )
 
 
-def _remedy(model: object, error: Exception) -> str:
+def _remedy(model: object, error: Exception, channels: int) -> str:
     """What to do about a model that failed."""
     if hasattr(getattr(model, "__self__", None), "predict"):  # a method of an estimator, which takes rows
         return "Use Classifier.from_sklearn(model), which flattens the images."
     if isinstance(error, OSError):
         return "What it calls does not answer; to ask again is up to the callable."
-    return "Say with size= and channels= what it takes."
+    if "channels" in str(error):
+        to_do = (
+            "or say it with channels=: a grey image is repeated"
+            if channels == 1
+            else "as those it learnt from"
+        )
+        return f"It takes another number of channels: pass images that have them, {to_do}."
+    return "Say with size= and channels= what it takes, or, if the fault is in the model, put it right there."
 
 
 def _scaling(span: tuple[float, float]) -> tuple[float | None, float | None]:

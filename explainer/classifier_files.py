@@ -40,7 +40,7 @@ FORMS: dict[str, tuple[type, ...]] = {
     "size": (int,), "mean": (int, float), "std": (int, float), "class_names": (), "channels": (int,)
 }  # fmt: skip
 LISTS: dict[str, tuple[type, ...]] = {**FORMS, "class_names": (str,), "channels": ()}
-PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib")
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib", ".torchscript", ".jit")
 OTHERS = {
     ".safetensors": "holds weights, but not the network they belong to",
     ".h5": "is a model of Keras, which is not read here",
@@ -50,6 +50,10 @@ OTHERS = {
 EXPORT = (
     "Export it where it was trained: torch.export.save(torch.export.export(model.eval(), (images,)), "
     "'model.pt2'), or to ONNX; or pass package.module:function, a function of yours that loads it."
+)
+LOAD = (
+    "If it is yours, load it in a function of yours and pass package.module:function; a model of "
+    "scikit-learn is returned as Classifier.from_sklearn(model)."
 )
 LARGEST = 1 << 20
 
@@ -83,6 +87,10 @@ def open_classifier(source: str, options: Mapping[str, Any] | None = None) -> Cl
     try:
         return load_classifier(source)
     except OptionError as error:
+        if Path(source).is_file():
+            raise ModelFileError(
+                "classifier", "is a file of a kind that is not opened", received=source, remedy=EXPORT
+            ) from error
         names = [f"{card['name']}/{name}" for card in list_models() for name in card.get("classifiers", {})]
         raise OptionError(
             "classifier", "is not in the zoo", received=source,
@@ -162,7 +170,8 @@ def _from_file(path: Path, suffix: str, given: dict[str, Any]) -> Classifier:
             if script
             else "is a pickle, which can run any program when it is opened"
         )
-        raise ModelFileError("classifier", problem, received=path, remedy=EXPORT)
+        estimator = suffix in (".pkl", ".pickle", ".joblib")
+        raise ModelFileError("classifier", problem, received=path, remedy=LOAD if estimator else EXPORT)
     if suffix in OTHERS:
         raise ModelFileError("classifier", OTHERS[suffix], received=path, remedy=EXPORT)
     options = {**_beside(path, suffix), **given}

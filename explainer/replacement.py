@@ -36,6 +36,7 @@ from explainer.paired_comparison import (
     differences,
     distribution,
     mean_of_columns,
+    moved_to,
     percentiles,
 )
 from explainer.pixel_order import (
@@ -487,7 +488,7 @@ def _information_table(
             data.groups, resamples=resamples, seed=seed,
         )  # fmt: skip
         low[k, order], high[k, order] = percentiles(
-            drawn - 2 * null[:, None], confidence, int(data.groups.max()) + 1
+            moved_to(value[k, order], drawn), confidence, int(data.groups.max()) + 1
         )
     return _long(data, name, value, low, high)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from toys import SHAPE, LinearGenerator
 
 from explainer.bias import AuditThresholds, BiasReport, audit
+from explainer.bias.inputs import truth_of
 from explainer.classifier import Classifier
 from explainer.errors import ClassifierError, OptionError, OutputError
 
@@ -83,7 +84,7 @@ def run(data, classifier, *, columns=(1,), oracles=None, generator=None, **optio
     given = {f"z{k}": model({k: 4.0}) for k in columns} | (oracles or {})
     if "targets" not in options:
         given = {"yes": model({0: 4.0})} | given
-    options = {"n_images": 240, "progress": False} | options
+    options = {"n_images": 240, "progress": False, "reference": model({0: 4.0})} | options
     return audit(
         images, classifier, labels=(codes[:, 0] > 0).numpy().astype(int), attributes=table, oracles=given,
         generator=generator or LinearGenerator(), **options,
@@ -210,6 +211,106 @@ def test_comparisons_are_paired_with_the_first(data):
     assert compared.difference.low > 0.2
 
 
+def test_changes_are_those_of_the_walks_that_crossed(data):
+    (finding,) = run(data, model({0: 4.0, 1: 4.0})).findings
+    assert len(finding.changes) == finding.forward.changed.n
+    assert finding.changes.mean() == finding.forward.changed.value
+    assert finding.changes.index.is_unique
+    assert finding.changes.index.max() < COUNT
+
+
+def test_what_failed_a_gate_is_not_tested(data):
+    """It can be no finding, so it makes the others neither more nor less sure."""
+    alone = run(data, model({0: 4.0, 1: 4.0})).findings[0]
+    report = run(
+        data,
+        model({0: 4.0, 1: 4.0}),
+        columns=(1, 2),
+        oracles={"z2": model({3: 4.0})},  # a bad oracle of z2
+    )
+    good, bad = report.findings
+    assert not all(gate.met for gate in bad.gates)
+    assert good.q == pytest.approx(2 * alone.p, rel=1e-6)
+    assert bad.q == 1
+
+
+def test_a_second_classifier_answers_by_the_name_of_the_class(data):
+    """Its classes are in another order: it is the class of that name that is audited, not of that number."""
+    swapped = Classifier(
+        Readout(LinearGenerator(), {0: -4.0, 1: -4.0}), kind="binary", class_names=NAMES[::-1]
+    )
+    report = run(data, {"one": model({0: 4.0, 1: 4.0}), "other": swapped})
+    one, other = report.findings
+    assert other.target == one.target == "yes"
+    assert other.verdict.status == one.verdict.status == "confounded"
+    assert other.reverse.moved.value == pytest.approx(one.reverse.moved.value, abs=1e-4)
+
+
+@pytest.mark.parametrize("option", ["compare_with", "reference"])
+def test_other_classifiers_are_looked_at_too(data, option):
+    regression = Classifier(Readout(LinearGenerator(), {0: 4.0}), kind="regression")
+    with pytest.raises(ClassifierError, match="is a regression, which an audit does not walk"):
+        run(data, model({0: 4.0}), **{option: regression})
+
+
+def test_a_classifier_that_fails_on_some_images_is_said_before_anything_is_walked(data):
+    bright = data[0][8:].flatten(1)[:, 0].quantile(0.97)
+
+    class Breaks(Readout):
+        def forward(self, images: Tensor) -> Tensor:
+            scores = super().forward(images)
+            return torch.where(images.flatten(1)[:, 0] > bright, torch.nan, scores)
+
+    assert not (data[0][:8].flatten(1)[:, 0] > bright).any()  # those that are looked at first
+    count = int((data[0].flatten(1)[:, 0] > bright).sum())
+    broken = Classifier(Breaks(LinearGenerator(), {0: 4.0}), kind="binary", class_names=NAMES)
+    with pytest.raises(ClassifierError, match=f"late: must give a finite score.*{count} of 320 are not"):
+        run(data, {"first": model({0: 4.0}), "late": broken})
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "wanted"),
+    [
+        (("no", "yes"), [0, 1, 1], [0, 1, 1]),
+        (("no", "yes"), ["no", "yes", "1"], [0, 1, 1]),
+        (("no", "yes"), ["1.0", None, "0.0"], [1, np.nan, 0]),
+        (("1", "2"), ["1", "2", "1"], [0, 1, 0]),
+        (("1", "2"), [1, 2, 1], [0, 1, 0]),
+        (("v1.0", "v2.0"), ["v1.0", "v2.0", "v2.0"], [0, 1, 1]),
+        (("no", "yes"), [False, True, True], [0, 1, 1]),
+    ],
+)
+def test_labels_are_names_or_numbers_of_classes(names, labels, wanted):
+    classifier = Classifier(Readout(LinearGenerator(), {0: 4.0}), kind="binary", class_names=names)
+    target = classifier.target(1, torch.full((1, *SHAPE), 0.5))
+    given = np.array(labels, dtype=object if None in labels else None)
+    np.testing.assert_array_equal(truth_of(given, classifier, target, 3), wanted)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "said"),
+    [
+        (("no", "yes"), [1, 2, 1], r"holds a class .* \(received 2\).*0 \(no\), 1 \(yes\)"),
+        (("no", "yes"), [0.0, 0.5, 1.0], r"received 0.5"),
+        (("1", "2"), [0, 1, 1], r"received 0\).*Use the names of its classes"),
+        (("1", "2"), ["0", "1", "1"], r"received 0\)"),
+        (("no", "yes"), ["no", "maybe", "yes"], r"received maybe"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(names, labels, said):
+    classifier = Classifier(Readout(LinearGenerator(), {0: 4.0}), kind="binary", class_names=names)
+    target = classifier.target(1, torch.full((1, *SHAPE), 0.5))
+    with pytest.raises(OptionError, match=said):
+        truth_of(labels, classifier, target, 3)
+
+
+def test_names_that_read_alike_are_refused(data):
+    with pytest.raises(OptionError, match="two names that read alike"):
+        run(data, {1: model({0: 4.0}), "1": model({0: 4.0})})
+    with pytest.raises(OptionError, match=r"cannot be told apart.*a, yes"):
+        run(data, {"a": model({0: 4.0})}, targets=["yes", "yes"])
+
+
 def test_a_classifier_without_a_gradient_is_walked_all_the_same(data):
     readout = Readout(LinearGenerator(), {0: 4.0, 1: 4.0})
     blind = Classifier(lambda x: torch.from_numpy(readout(x).detach().numpy()), class_names=NAMES)
@@ -239,7 +340,7 @@ def test_images_of_another_size_than_the_generators(data):
 
     report = run(
         (large, *data[1:]), wide({0: 4.0, 1: 4.0}),
-        oracles={"z1": wide({1: 4.0}), "yes": wide({0: 4.0})}, n_images=160,
+        oracles={"z1": wide({1: 4.0}), "yes": wide({0: 4.0})}, reference=wide({0: 4.0}), n_images=160,
     )  # fmt: skip
     assert report.findings[0].verdict.status == "confounded"
 
@@ -260,10 +361,10 @@ def test_several_targets_and_empty_answers(data):
     labels = torch.stack([codes[:, 0] > 0, codes[:, 2] > 0], dim=1).numpy().astype(float)
 
     class Two(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, second: dict[int, float]) -> None:
             super().__init__()
             self.first = Readout(LinearGenerator(), {0: 4.0})
-            self.second = Readout(LinearGenerator(), {2: 4.0, 1: 4.0})
+            self.second = Readout(LinearGenerator(), second)
 
         def forward(self, images: Tensor) -> Tensor:
             return torch.stack([self.first(images), self.second(images)], dim=1)
@@ -271,7 +372,8 @@ def test_several_targets_and_empty_answers(data):
     table = pd.DataFrame({"z1": np.where(codes[:, 1] > 0, 1.0, 0.0)})
     table.loc[:9, "z1"] = np.nan
     report = audit(
-        images, Classifier(Two(), kind="multilabel", class_names=("p", "q")), labels=labels,
+        images, Classifier(Two({2: 4.0, 1: 4.0}), kind="multilabel", class_names=("p", "q")), labels=labels,
+        reference=Classifier(Two({2: 4.0}), kind="multilabel", class_names=("p", "q")),
         attributes=table, generator=LinearGenerator(), n_images=220, progress=False,
         oracles={"z1": model({1: 4.0}), "p": model({0: 4.0}), "q": model({2: 4.0})},
     )  # fmt: skip
@@ -294,6 +396,60 @@ def test_oracles_that_are_trained_here_find_it_too(data):
     assert of(report, "biased", "z1").oracle["source"] == "trained here in two halves, 120 steps each"
     assert of(report, "biased", "z1").reverse.moved.low > of(report, "clean", "z1").reverse.moved.high
     assert of(report, "clean", "z1").verdict.status != "confounded"
+
+
+class Marking(LinearGenerator):
+    """Its last code draws a square in the top left corner, and nothing else does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        mark = torch.zeros(16, 16)
+        mark[:3, :3] = 1.0
+        columns = torch.cat([mark.reshape(-1, 1), self.basis[:, :5]], dim=1)
+        basis = torch.linalg.qr(columns).Q * 0.3
+        basis[:, 0] *= basis[0, 0].sign()
+        self.basis = torch.cat([basis[:, 1:], basis[:, :1]], dim=1)
+
+
+class Shortcut(nn.Module):
+    """``s = 4 z0 + 5 max(z5, 0)``, from pixels: a mark speaks for the class, no mark says nothing."""
+
+    def __init__(self, generator: LinearGenerator, mark: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(generator.basis[:, [0, 5]] / 0.09)
+        self.mark = mark
+
+    def forward(self, images: Tensor) -> Tensor:
+        z0, z5 = ((images - 0.5).flatten(1) @ self.weight).unbind(dim=1)
+        return 4 * z0 + self.mark * z5.clamp_min(0)
+
+
+def test_a_mark_that_no_attribute_names_is_found_among_the_walks():
+    generator, random = Marking(), torch.Generator().manual_seed(5)
+    codes = torch.randn(COUNT, 6, generator=random)
+    marked = (codes[:, 0] > 0) & (torch.rand(COUNT, generator=random) < 0.5)
+    codes[:, 5] = torch.where(marked, 1.5, -1.0) + 0.05 * torch.randn(COUNT, generator=random)
+    images, labels = generator.decode(codes), (codes[:, 0] > 0).numpy().astype(int)
+
+    def read(mark: float) -> Classifier:
+        return Classifier(Shortcut(generator, mark), kind="binary", class_names=NAMES)
+
+    z1 = Readout(generator, {1: 4.0})
+    report = audit(
+        images, {"reads it": read(3.0), "does not": read(0.0)}, labels=labels, progress=False,
+        attributes=pd.DataFrame({"z1": (codes[:, 1] > 0).numpy()}), generator=generator, n_images=COUNT,
+        oracles={"z1": Classifier(z1, kind="binary"), "yes": read(0.0)}, reference=read(0.0),
+    )  # fmt: skip
+    assert report.clusters["does not, yes"] == ()
+    (group,) = report.clusters["reads it, yes"]
+    assert set(group.cluster.rows) <= set(np.flatnonzero(marked.numpy()))
+    assert len(group.cluster.rows) > 0.9 * marked.sum()
+    assert group.cluster.direction == "down"
+    assert group.attribute is None
+    assert group.shares.startswith("change one place (top left) alike, and it alone makes")
+    (written,) = report.to_dict()["clusters"]["reads it, yes"]
+    assert written["region"] == list(group.cluster.region)
+    assert written["effect"] > written["effect_others"] + 0.1
 
 
 # -- what is written -----------------------------------------------------------------------------------------
@@ -355,7 +511,12 @@ def test_names_cannot_break_what_is_written(data, tmp_path):
     [
         ({"groups": [1, 2]}, "groups: must name one group for each of the 320 images"),
         ({"oracles": {"z9": nn.Identity()}}, "oracles: answer for no attribute and no target"),
-        ({"n_images": 1}, "n_images: must be at least 2"),
+        ({"n_images": 1}, "n_images: must be a whole number of at least 2"),
+        ({"n_images": 2.5}, r"n_images: must be a whole number of at least 2 \(received 2.5"),
+        ({"alpha": 1.0}, r"alpha: must lie in \(0, 1\)"),
+        ({"seed": -1}, "seed: must be a whole number of at least 0"),
+        ({"oracle_steps": 0}, "oracle_steps: must be a whole number of at least 1"),
+        ({"reference": None}, 'oracles: has a model to hold "yes", but there is nothing to compare with'),
         ({"targets": "yes"}, "targets: must be a list"),
         ({"compare_with": {"classifier": nn.Identity()}}, "compare_with: names a classifier twice"),
     ],

@@ -14,7 +14,6 @@ from toys import LinearGenerator, LogisticClassifier, toy_images
 
 from explainer.bias.attributes import Attribute, balanced_weights, questions, raked_weights
 from explainer.bias.confounding import forward, reverse
-from explainer.bias.discovery import describe_walks, find_clusters
 from explainer.bias.oracles import Oracle, Part, fit_oracles, given_oracle, oracle_quality, scores_of
 from explainer.bias.subgroups import observe
 from explainer.bias.verdict import AuditThresholds, decide, gates, weakest
@@ -24,6 +23,19 @@ from explainer.errors import OptionError
 from explainer.metrics import newcombe_interval, wilson_interval
 
 # -- questions and weights -----------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_of_a_table_is_said():
+    table = pd.DataFrame(
+        {"site": [f"s{k % 15:02d}" for k in range(600)], "none": [None] * 600, "age": np.arange(600.0)}
+    )
+    asked, skipped = questions(table)
+    assert [question.name for question in asked][:2] == ["site = s00", "site = s01"]
+    assert len(asked) == 13
+    assert skipped == [
+        "site: 3 rarer categories (120 images); only the 12 most common ones are asked about",
+        "none: every cell is empty",
+    ]
 
 
 def test_columns_become_questions():
@@ -428,38 +440,6 @@ def test_a_group_of_one_class_has_no_auc_and_what_is_empty_is_counted():
     assert np.isnan(found.equalised_odds)
     assert found.worst == "label 1, attribute 1"
     assert found.cells["count"].tolist() == [28, 0, 28, 30]
-
-
-# -- clusters ------------------------------------------------------------------------------------------------
-
-
-def walks(count: int, planted: int, seed: int):
-    """Moves of one crowd; the first ``planted`` of them also light a corner."""
-    stream = torch.Generator().manual_seed(seed)
-    moves = torch.randn(count, 6, generator=stream)
-    moves[:planted, 0] += 5
-    before = torch.zeros(count, 1, 16, 16)
-    after = 0.2 * torch.rand(count, 1, 16, 16, generator=stream)
-    after[:planted, :, :4, :4] += 0.8
-    return moves, before, after
-
-
-def test_a_planted_crowd_is_found_where_it_is():
-    moves, before, after = walks(150, 40, seed=0)
-    features, places = describe_walks(moves, before, after)
-    found = find_clusters(features, places, np.ones(150), draws=99)
-    planted = [cluster for cluster in found if set(cluster.rows) >= set(range(36))]
-    assert len(planted) == 1
-    assert len(set(planted[0].rows) - set(range(40))) <= 2
-    assert planted[0].direction == "up"
-    assert planted[0].distinct > 3
-    assert planted[0].where[:2, :2].mean() > 4 * planted[0].where[4:, 4:].mean()
-
-
-def test_one_crowd_is_not_cut():
-    for seed in range(4):
-        features, places = describe_walks(*walks(120, 0, seed=seed))
-        assert find_clusters(features, places, np.where(np.arange(120) % 2, 1, -1), draws=99) == []
 
 
 def test_an_oracle_asks_only_its_parts():

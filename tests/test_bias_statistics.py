@@ -84,6 +84,29 @@ def test_the_interval_of_a_share_covers_the_truth_as_often_as_it_says(rate):
     assert 0.925 <= covered / 600 <= 0.985
 
 
+def test_images_of_few_people_tell_little_where_nothing_varies():
+    """Nothing in 200 images of 10 people is no more than nothing in 10 people."""
+    people = np.repeat(np.arange(10), 20)
+    of_people, of_images = share(np.zeros(200), people), share(np.zeros(10))
+    assert of_people.high == pytest.approx(of_images.high, abs=0.07)
+    assert of_people.high >= of_images.high
+    assert paired_difference(np.zeros(200), np.zeros(200), people).high > 0.2
+    one = share([1, 0] * 100, np.zeros(200))
+    assert one.high - one.low > 0.8
+    assert design_effect(np.zeros(200), people) == 20
+
+
+@pytest.mark.parametrize(("groups", "each", "rate"), [(80, 3, 0.05), (40, 5, 0.2)])
+def test_the_interval_of_a_share_covers_the_truth_with_people_that_repeat(groups, each, rate):
+    stream, people, covered = np.random.default_rng(6), np.repeat(np.arange(groups), each), 0
+    for _ in range(600):
+        own = np.repeat(stream.random(groups) < rate, each)
+        drawn = np.where(stream.random(len(people)) < 0.7, own, stream.random(len(people)) < rate)
+        effect = share(drawn, people)
+        covered += effect.low <= rate <= effect.high
+    assert covered / 600 >= 0.92
+
+
 def test_the_interval_of_a_paired_difference_covers_the_truth_with_clusters():
     stream, covered = np.random.default_rng(4), 0
     people = np.repeat(np.arange(60), 3)
@@ -99,7 +122,7 @@ def test_the_interval_of_a_paired_difference_covers_the_truth_with_clusters():
 def test_the_mean_test_rejects_a_true_margin_as_rarely_as_it_says():
     stream = np.random.default_rng(5)
     rejected = sum(mean(stream.normal(0.05, 0.2, size=80), margin=0.05).p < 0.05 for _ in range(800))
-    assert rejected / 800 <= 0.05
+    assert 0.01 <= rejected / 800 <= 0.05
 
 
 def test_false_discovery_is_scipys_and_takes_the_unknown_for_one():

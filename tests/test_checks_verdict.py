@@ -97,7 +97,7 @@ def test_a_walk_to_the_images_own_level_is_a_limit():
 def test_what_could_not_be_measured_is_counted():
     checks = [Check("a", "pass", "Fine."), Check("walk back", "info", "Not measured: no gradient.")]
     assert decide([*checks, Check("b", "info", "A number.")]).sentence == (
-        "No check found a fault: 1 passed, 1 could not be measured (walk back)."
+        "Trust this explanation: no check found a fault, 1 passed, 1 could not be measured (walk back)."
     )
 
 

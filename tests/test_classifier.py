@@ -342,7 +342,7 @@ def test_a_failing_model_is_named_with_its_own_words() -> None:
     assert text.startswith(
         "classifier: fails on images of shape (3, 1, 8, 8) (received RuntimeError: Given groups=1"
     )
-    assert text.endswith("Say with size= and channels= what it takes.")
+    assert text.endswith("pass images that have them, or say it with channels=: a grey image is repeated.")
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert Classifier(Network(), channels=3).raw(images()[:, :1]).shape == (3, 1)
 

@@ -91,5 +91,5 @@ def test_a_verdict_has_a_sign_a_word_and_a_colour(status: str) -> None:
 
 
 def test_a_table_escapes_its_heads() -> None:
-    assert "&lt;b&gt;" in compact_table(["<b>"], [["1", "2"]])
+    assert "&lt;b&gt;" in compact_table(["<b>", "why"], [["1", "2"]])
     assert compact_table(["a"], [["1"], ["2"]]).count("<tr>") == 3

@@ -188,7 +188,7 @@ class TestWhatFitsNoImageIsRaised:
             ({"levels": "high"}, OptionError, "levels: must be finite values"),
             ({"walk": "random"}, OptionError, "walk: is not known"),
             ({"batch_size": 0}, OptionError, "batch_size: must be at least 1"),
-            ({"generator": "no such"}, OptionError, "source: is neither"),
+            ({"generator": "no such"}, OptionError, "source: is no generator"),
             ({"thresholds": {}}, OptionError, "thresholds: must be a Thresholds"),
             ({"thresholds": Thresholds(error_limit=0.8)}, OptionError, "names a quantile"),
         ],

@@ -162,7 +162,7 @@ def test_half_precision_halves_the_file_and_hardly_moves_the_image(tmp_path):
 def test_unusable_model_folders_are_named(tmp_path):
     built("vae").save(tmp_path / "model")
     card = json.loads((tmp_path / "model" / "card.json").read_text())
-    with pytest.raises(OptionError, match="source: is neither a model of the zoo nor a folder"):
+    with pytest.raises(OptionError, match="source: is no generator"):
         load_generator(tmp_path / "nowhere")
     for change, message in (
         ({"format": 99}, "has a card of another format"),
@@ -182,6 +182,16 @@ def test_unusable_model_folders_are_named(tmp_path):
 def test_impossible_shapes_are_refused(shape):
     with pytest.raises(GeneratorError, match="shape: must be"):
         VAE(shape)
+
+
+@pytest.mark.parametrize("kind", [VAE, TwoStageVAE])
+@pytest.mark.parametrize("widths", [(8,), (8, 16), (8, 16, 16, 16)])
+def test_blocks_follow_the_widths(kind, widths):
+    generator = kind((1, 32, 32), 4, widths=widths)
+    first = generator if kind is VAE else generator.stage1
+    assert first.encoder_blocks == (0, 1, 1, 1)[: len(widths)]
+    assert first.decoder_blocks == ((1, 1, 1, 1) if kind is VAE else (1, 2, 2, 2))[: len(widths)]
+    assert generator.decode(generator.encode(torch.zeros(1, 1, 32, 32))).shape == (1, 1, 32, 32)
 
 
 def test_impossible_options_are_refused():

@@ -136,3 +136,15 @@ def test_every_fact_is_a_sentence():
     assert all(fact.endswith(".") for fact in facts)
     assert "Frechet distance of 3 local features" in facts[2]
     assert str(Interval(0.5, 0.4, 0.6, 0.95)) == "0.500 [0.400, 0.600]"
+
+
+def test_channels_are_called_by_their_names() -> None:
+    generator = VAE((2, 16, 16), 2, widths=(8,), linear=False).eval()
+    generator.channel_names = ("DNA", "dark field")
+    images = torch.rand(6, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    health = generator.health(images)
+    assert [row[1] for row in health.rows()] == ["DNA", "dark field"]
+    assert [row[1] for row in health.rows(("a", "b"))] == ["a", "b"]
+    assert "<td>dark field</td>" in health._repr_html_()
+    generator.channel_names = None
+    assert [row[1] for row in generator.health(images).rows()] == ["0", "1"]

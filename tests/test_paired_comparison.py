@@ -4,6 +4,7 @@ import numpy as np
 from numpy.testing import assert_allclose
 from scipy import stats
 
+from explainer.mutual_information import information, joint_columns, permutation_null
 from explainer.paired_comparison import (
     Measure,
     areas,
@@ -46,6 +47,26 @@ def test_interval_is_that_of_scipy_but_expanded() -> None:
     normal = stats.norm(0, 1).ppf(np.linspace(0.0005, 0.9995, 1000))
     low, high = percentiles(normal, 0.95, 10)
     assert_allclose([low, high], np.array([-1, 1]) * stats.t.ppf(0.975, 9) * (10 / 9) ** 0.5, rtol=0.02)
+
+
+def test_an_estimated_information_lies_in_its_interval_also_with_ten_classes_that_agree() -> None:
+    random = np.random.default_rng(4)
+    first = random.integers(0, 10, 300)
+    second = np.where(random.random(300) < 0.95, first, random.integers(0, 10, 300))
+    null = float(permutation_null(first, second[:, None], 10, seed=0)[0])
+    columns = joint_columns(first, second[:, None], 10).reshape(300, -1)
+    measure = Measure(
+        "information",
+        False,
+        {"a": columns},
+        lambda sums, _: information(sums.reshape(-1, 10, 10)),
+        {"a": null},
+    )
+    table, drawn = areas([measure], alone(300), resamples=500, confidence=0.95, seed=0)
+    row = table.iloc[0]
+    assert_allclose(drawn["information"].mean(), row["area"], rtol=1e-6)
+    assert row["low"] < row["area"] < row["high"]
+    assert_allclose(row["area"], information(columns.sum(axis=0).reshape(10, 10)) - null)
 
 
 def test_exchange_test_is_scipys_permutation_test() -> None:

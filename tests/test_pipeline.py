@@ -56,7 +56,9 @@ def check_of(explanation, name):
 class TestASoundExplanation:
     def test_it_can_be_trusted_and_says_so(self, explanation):
         assert explanation.verdict.status == "trust"
-        assert explanation.verdict.sentence == "No check found a fault: all 13 passed."
+        assert (
+            explanation.verdict.sentence == "Trust this explanation: no check found a fault, all 13 passed."
+        )
 
     def test_ten_levels_ascend_and_are_reached(self, explanation):
         frames = explanation.frames
@@ -323,7 +325,7 @@ def test_thresholds_can_be_overridden(image, classifier, generator):
             "fidelity: asks whether the class is kept",
         ),
         ({"device": "abacus"}, OptionError, "device: cannot be used here"),
-        ({"generator": "no such"}, OptionError, "source: is neither a model of the zoo"),
+        ({"generator": "no such"}, OptionError, "source: is no generator"),
     ],
 )
 def test_options_outside_their_range(image, classifier, generator, options, error, message):

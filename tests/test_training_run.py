@@ -126,6 +126,7 @@ def test_health_as_dict_is_json() -> None:
         "images": 5, "mse": [0.1], "r2": [None], "ssim": [0.2], "kl": [],
         "stages": {"stage 1": {"mse": [0.3]}}, "status": "weak", "sentence": "It is weak.",
         "active": None, "information": None, "samples": None, "probe": None, "total_kl": None,
+        "channel_names": [],
     }  # fmt: skip
 
 

@@ -68,6 +68,7 @@ def questions(attributes: pd.DataFrame) -> tuple[list[Attribute], list[str]]:
     asked: list[Attribute] = []
     skipped: list[str] = []
     for column in attributes.columns:
+        skipped += _left_out(str(column), attributes[column])
         for question in _questions_of(str(column), attributes[column]):
             counts = [int((question.values == answer).sum()) for answer in (0, 1)]
             if min(counts) >= FEWEST:
@@ -78,6 +79,21 @@ def questions(attributes: pd.DataFrame) -> tuple[list[Attribute], list[str]]:
                     f"{FEWEST} of each are needed"
                 )
     return asked, skipped
+
+
+def _left_out(column: str, values: pd.Series) -> list[str]:
+    """Sentences on a column without answers, and on categories beyond the most common ones."""
+    known = values.dropna()
+    if not len(known):
+        return [f"{column}: every cell is empty"]
+    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    rest = known.value_counts().iloc[MOST_CATEGORIES:]
+    if numeric or not len(rest):
+        return []
+    return [
+        f"{column}: {len(rest)} rarer categories ({int(rest.sum())} images); only the {MOST_CATEGORIES} most "
+        "common ones are asked about"
+    ]
 
 
 def _questions_of(column: str, values: pd.Series) -> list[Attribute]:

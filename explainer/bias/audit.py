@@ -71,7 +71,7 @@ def audit(
         groups: Person, patient ... of each image (N,): intervals then rest on people, not on images.
         targets: Classes to audit; by default the positive class of a binary classifier, else all classes.
         reference: An unbiased classifier of the same target to compare with. Without one the target's own
-            oracle takes its place.
+            oracle takes its place, which is then trained here.
         compare_with: More classifiers to audit on the same images; paired with the first.
         generator: A generator, the name of one in the zoo, a folder, or ``"auto"``.
         alpha: 1 - coverage of intervals, and the false-discovery rate over the whole table.
@@ -88,19 +88,24 @@ def audit(
         OptionError: Labels, attributes or groups that do not belong to the images; an option out of range.
         ClassifierError: A classifier that cannot be explained, or a regression.
     """
+    inputs.require_options(n_images, oracle_steps, alpha, seed)
     pixels = inputs.as_pixels(images)
     limits = AuditThresholds() if thresholds is None else thresholds
     people = inputs.as_groups(groups, len(pixels))
     asked, skipped = inputs.as_questions(attributes, len(pixels))
     models = inputs.as_models(classifier, compare_with)
-    chosen = _generator(generator, pixels[:64])
-    for model in models.values():
+    unbiased = None if reference is None else inputs.wrapped(reference)
+    everyone = models if unbiased is None else {**models, "reference": unbiased}
+    inputs.require_classes(everyone)
+    for model in everyone.values():
         model.check(pixels[:8])
     wanted = inputs.as_targets(next(iter(models.values())), targets)
-    given = inputs.as_oracles(oracles, asked, wanted)
-    unbiased = None if reference is None else inputs.wrapped(reference)
+    inputs.require_distinct(list(models), wanted)
+    given = inputs.as_oracles(oracles, asked, wanted, unbiased, pixels)
+    inputs.require_scores(everyone, wanted[0], pixels)
+    chosen = _generator(generator, pixels[:64])
     compared = "the target's own oracle" if unbiased is None else "given"
-    table = Table([], {}, {}, {}, {})
+    table = Table([], {}, {}, {})
     with _progress(progress) as say:
         for target in wanted:
             truth = inputs.truth_of(labels, next(iter(models.values())), target, len(pixels))
@@ -115,7 +120,7 @@ def audit(
                 evidence.add(table, name, model)
     return BiasReport(
         findings=_judged(table, limits, alpha),
-        comparisons=_comparisons(table.changed, list(models), people, alpha),
+        comparisons=_comparisons(table.findings, list(models), people, alpha),
         clusters=table.clusters,
         warnings=table.warnings,
         skipped=tuple(skipped),
@@ -134,8 +139,10 @@ def audit(
 
 
 def _judged(table: Table, limits: AuditThresholds, alpha: float) -> tuple[Finding, ...]:
-    """The findings with q-values over the whole table, and their verdicts."""
-    corrected = false_discovery([finding.p for finding in table.findings])
+    """The findings with q-values over all that were tested, and their verdicts."""
+    corrected = false_discovery(
+        [finding.p if all(gate.met for gate in finding.gates) else 1.0 for finding in table.findings]
+    )
     judged = []
     for finding, q in zip(table.findings, corrected, strict=True):
         verdict = decide(
@@ -147,21 +154,21 @@ def _judged(table: Table, limits: AuditThresholds, alpha: float) -> tuple[Findin
 
 
 def _comparisons(
-    changed: Mapping[tuple[str, str, str], tuple[NDArray, NDArray]],
-    names: Sequence[str],
-    people: NDArray,
-    alpha: float,
+    findings: Sequence[Finding], names: Sequence[str], people: NDArray, alpha: float
 ) -> tuple[Comparison, ...]:
     """The first classifier against every other, on images whose walks crossed under both."""
+    of_first = {
+        (each.target, each.attribute): each.changes for each in findings if each.classifier == names[0]
+    }
     compared = []
-    for (name, target, attribute), (rows, outcomes) in changed.items():
-        if name == names[0]:
+    for each in findings:
+        if each.classifier == names[0]:
             continue
-        first_rows, first = changed[names[0], target, attribute]
-        shared, mine, theirs = np.intersect1d(first_rows, rows, return_indices=True)
-        if len(shared) >= 2:
-            gap = paired_difference(first[mine], outcomes[theirs], people[shared], alpha=alpha)
-            compared.append(Comparison(names[0], name, target, attribute, gap))
+        both = pd.concat([of_first[each.target, each.attribute], each.changes], axis=1, join="inner")
+        if len(both) >= 2:
+            mine, theirs = both.to_numpy(dtype=bool).T
+            gap = paired_difference(mine, theirs, people[both.index], alpha=alpha)
+            compared.append(Comparison(names[0], each.classifier, each.target, each.attribute, gap))
     return tuple(compared)
 
 

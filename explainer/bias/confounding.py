@@ -33,7 +33,7 @@ class Forward:
             the classifier.
         with_target: Share that gained the attribute going up or lost it going down.
         against_target: Share that lost it going up or gained it going down.
-        one_sided: p-value of a sign test of the two (McNemar's, exact).
+        one_sided: Two-sided p-value of an exact sign test of the two (McNemar's); each person has one vote.
         shift: Mean change of the oracle's probability, counted along the walk's direction.
         shift_over_reference: The same minus that of the reference walks along theirs, paired. What has no
             direction (a walk that wanders through a flat region of the classifier) cancels out of both.
@@ -135,7 +135,6 @@ def forward(
     slope, spearman = _association(classifier_path, oracle_path)
     moved = np.abs(classifier_path[:, -1] - classifier_path[:, 0])
     total = float(moved.mean()) if len(moved) else 0.0
-    flips = int(changed.sum())
     return Forward(
         changed=share(changed, groups, alpha=alpha),
         floor=share(floored, groups, alpha=alpha),
@@ -146,7 +145,7 @@ def forward(
         random=share((random > 0.5) != before, groups, alpha=alpha),
         with_target=share(gained, groups, alpha=alpha),
         against_target=share(lost, groups, alpha=alpha),
-        one_sided=float(stats.binomtest(int(gained.sum()), flips).pvalue) if flips else 1.0,
+        one_sided=_sign_test(gained.astype(int) - lost, groups),
         shift=mean(along, groups, margin=margin, alpha=alpha),
         shift_over_reference=mean((along - beside)[paired], groups[paired], margin=margin, alpha=alpha),
         slope=slope,
@@ -192,6 +191,14 @@ def reverse(
         adjusted = direction * (change - min(max(slope, 0.0), 1.0) * beside)
         over = mean(adjusted, groups, margin=margin, alpha=alpha)
     return Reverse(mean(direction * change, groups, margin=margin, alpha=alpha), held, over)
+
+
+def _sign_test(votes: NDArray, groups: NDArray) -> float:
+    """Of +1 and -1 (N,), summed within each group."""
+    _, index = np.unique(groups, return_inverse=True)
+    sums = np.bincount(index, weights=votes)
+    cast = int((sums != 0).sum())
+    return float(stats.binomtest(int((sums > 0).sum()), cast).pvalue) if cast else 1.0
 
 
 def _association(classifier: NDArray, oracle: NDArray) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -11,14 +12,23 @@ from torch import Tensor
 from explainer.axis_attribution import AxisAttribution, attribute_to_axes, pooled
 from explainer.bias.attributes import Attribute
 from explainer.bias.confounding import Forward, Reverse, forward, reverse
-from explainer.bias.discovery import describe_walks, find_clusters
+from explainer.bias.discovery import Cluster, Region, describe_changes, find_clusters, place_name
 from explainer.bias.findings import Finding, Group
+from explainer.bias.inputs import counterpart
 from explainer.bias.oracles import Oracle, Part, fit_oracles, given_oracle, oracle_quality, scores_of
 from explainer.bias.paths import forward_paths, reverse_paths
 from explainer.bias.pictures import ROOM, Strip, choose, keep_strips
 from explainer.bias.subgroups import observe
 from explainer.bias.verdict import AuditThresholds, Gate, Verdict, gates, weakest
-from explainer.bias.walking import Crossing, Watched, cross, cross_oracle, typical_difference, watch
+from explainer.bias.walking import (
+    Crossing,
+    Watched,
+    cross,
+    cross_oracle,
+    region_effects,
+    typical_difference,
+    watch,
+)
 from explainer.checks.base import Thresholds
 from explainer.checks.robustness import FEWEST_PAIRED, detail_swap
 from explainer.classifier import Classifier
@@ -42,7 +52,6 @@ class Table:
     """What has been found so far."""
 
     findings: list[Finding]
-    changed: dict[tuple[str, str, str], tuple[NDArray, NDArray]]
     clusters: dict[str, tuple[Group, ...]]
     warnings: dict[str, str]
     pictures: dict[str, tuple[Strip, ...]]
@@ -92,12 +101,12 @@ class Evidence:
         if unbiased is None:
             self.reference = cross_oracle(generator, own, None, walked, rows)
         else:
-            witness = unbiased, unbiased.target(target.index, walked[:1])
+            witness = unbiased, counterpart(unbiased, target, walked)
             self.reference = cross(generator, *witness, walked, rows, levels=(0.1, 0.9))
         self.beside = watch(generator, self.reference, self.oracles, seed=seed)
         self.place = {row: position for position, row in enumerate(self.reference.rows.tolist())}
         self.names = list(models)
-        watched = [(model, model.target(target.index, walked[:1])) for model in models.values()]
+        watched = [(model, counterpart(model, target, walked)) for model in models.values()]
         fewer = rows[:REVERSED]
         with torch.no_grad():
             codes = torch.cat([generator.encode(part) for part in small.split(256)])
@@ -112,14 +121,14 @@ class Evidence:
     def add(self, table: Table, name: str, model: Classifier) -> None:
         """Walk a classifier and add what is found to the table."""
         walked = self.images[torch.from_numpy(self.rows)]
-        target = model.target(self.target.index, walked[:1])
+        target = counterpart(model, self.target, walked)
         crossing = cross(self.generator, model, target, walked, self.rows)
         seen = watch(self.generator, crossing, self.oracles, seed=self.seed)
         with model.frozen(), torch.no_grad():
             parts = [model.score(part, target) for part in self.images.split(model.batch_size)]
         scores = torch.cat(parts).double().cpu().numpy()
         key = f"{name}, {self.target.label}"
-        table.clusters[key] = tuple(self._clusters(crossing))
+        table.clusters[key] = tuple(self._clusters(model, target, walked, crossing))
         table.warnings[key] = self._hidden(model, target, walked[:REVERSED])
         shown = [choose(crossing, seen, number, self.seed) for number in range(len(self.asked))]
         drawn = self._pictures(name, model, target, crossing, seen, shown, table, key)
@@ -127,9 +136,11 @@ class Evidence:
         named = self._by_axis(model, target, walked, crossing)
         if named is not None:
             table.axes[key] = named
+        done = crossing.crossed
         for number, question in enumerate(self.asked):
             ahead = self._forward(number, crossing, seen)
             back, expressed, along = self._reverse(number, name)
+            flips = (seen.start[number] > 0.5) != (seen.end[number] > 0.5)
             table.findings.append(
                 Finding(
                     classifier=name, target=self.target.label, attribute=question.name,
@@ -143,18 +154,15 @@ class Evidence:
                     shown={
                         kind: crossing.rows[positions].tolist() for kind, positions in shown[number].items()
                     },
+                    changes=pd.Series(flips[done], index=crossing.rows[done]),
                 )
             )  # fmt: skip
-            flips = (seen.start[number] > 0.5) != (seen.end[number] > 0.5)
-            done = crossing.crossed
-            table.changed[name, self.target.label, question.name] = crossing.rows[done], flips[done]
 
     def _oracles(self, given: Mapping[str, Classifier], steps: int) -> list[Oracle]:
         """One oracle per attribute, and last the target's own."""
         ready: list[Oracle | None] = [given_oracle(given, question, self.images) for question in self.asked]
         mine = given.get(self.target.label)
         if mine is not None:
-            mine.check(self.images[:8])
             name = self.target.label
             asked = name if name in mine.class_names else 1 if mine.kind == "binary" else self.target.index
             own = Part(mine, mine.target(asked), np.arange(len(self.images)))
@@ -183,7 +191,9 @@ class Evidence:
         quality = self.quality[number]
         return gates(
             crossings=int(crossing.crossed.sum()),
-            kept=float(((crossing.bare > 0.5) == (crossing.level > 0.5)).mean()),
+            kept=float(
+                (((crossing.bare > 0.5) == (crossing.level > 0.5)) & np.isfinite(crossing.bare)).mean()
+            ),
             oracle_auc=quality["least"], oracle_auc_bare=quality["least, bare"],
             target_auc_bare=quality["target, least, bare"], expressible=expressed, thresholds=self.limits,
         )  # fmt: skip
@@ -271,7 +281,7 @@ class Evidence:
             return pooled(attribute_to_axes(scene, paths, axes))
 
     @torch.no_grad()
-    def _clusters(self, crossing: Crossing) -> list[Group]:
+    def _clusters(self, model: Classifier, target: Target, images: Tensor, crossing: Crossing) -> list[Group]:
         """Groups of walks, and the attribute that tells each from the other walks."""
         done = np.flatnonzero(crossing.crossed)
         if len(done) < 2:
@@ -280,15 +290,22 @@ class Evidence:
         direction, rows = crossing.direction[done], crossing.rows[done]
         start, end = crossing.start[kept], crossing.end[kept]
         sign = torch.from_numpy(direction).to(end)[:, None]
-        before, after = (
-            torch.cat([self.generator.decode(part) for part in codes.split(128)]) for codes in (start, end)
-        )
-        features, places = describe_walks((end - start) / self.generator.latent_std * sign, before, after)
+        moves = ((end - start) / self.generator.latent_std * sign).double().cpu().numpy()
+        changes = [
+            describe_changes(self.generator.decode(before), self.generator.decode(after))
+            for before, after in zip(start.split(128), end.split(128), strict=True)
+        ]
+
+        def effects(chosen: NDArray[np.int64], region: Region) -> NDArray[np.float64]:
+            return region_effects(self.generator, model, target, images, crossing, done[chosen], region)
+
         groups = []
-        for cluster in find_clusters(features, places, direction, seed=self.seed):
+        for cluster in find_clusters(
+            moves, np.concatenate(changes), direction, effects, people=self.people[rows], seed=self.seed
+        ):
             inside = np.isin(np.arange(len(done)), cluster.rows)
             others = ~inside & (direction == (1 if cluster.direction == "up" else -1))
-            said, named = _shared(self.asked, rows[inside], rows[others], cluster.distinct)
+            said, named = _shared(self.asked, rows[inside], rows[others], cluster)
             groups.append(Group(replace(cluster, rows=rows[cluster.rows]), said, named))
         return groups
 
@@ -303,7 +320,7 @@ def _on_the_way(crossing: Crossing, row: int) -> Tensor:
 
 
 def _shared(
-    asked: Sequence[Attribute], inside: NDArray, others: NDArray, distinct: float
+    asked: Sequence[Attribute], inside: NDArray, others: NDArray, cluster: Cluster
 ) -> tuple[str, str | None]:
     """What the walks of a cluster share, and the attribute that names it."""
     gaps = {}
@@ -311,7 +328,12 @@ def _shared(
         mine, theirs = question.values[inside], question.values[others]
         if not np.isnan(mine).all() and not np.isnan(theirs).all():
             gaps[question.name] = (float(np.nanmean(mine)), float(np.nanmean(theirs)))
-    place = f"change their most peculiar place {distinct:.1f} times as much as the other walks"
+    place = f"change their most peculiar place {cluster.distinct:.1f} times as much as the other walks"
+    if cluster.region is not None:
+        place = (
+            f"change one place ({place_name(cluster.region)}) alike, and it alone makes {cluster.effect:.0%} "
+            f"of the change of the score ({cluster.effect_others:.0%} in the other walks)"
+        )
     if not gaps:
         return f"{place}; no attribute is known of them", None
     name = max(gaps, key=lambda key: abs(gaps[key][0] - gaps[key][1]))

@@ -7,7 +7,8 @@ schema          1; a change of meaning or a removal makes it 2, additions do not
 findings        objects: classifier, target, attribute, column, verdict, sentence, p, q, gates (name, met,
                 value, bound, sentence), forward and reverse (null where nothing was walked), observed
                 (groups and cells as rows, differences with intervals), oracle, paths, shown (numbers of
-                the images whose walks are pictured, by reason)
+                the images whose walks are pictured, by reason), changes (numbers of the images whose walks
+                crossed, and whether the oracle changed class)
 comparisons     objects: first, second, target, attribute, difference
 clusters        by "classifier, target": rows (numbers of images), direction, share, p, where (8 x 8),
                 distinct, shares (a sentence), attribute (null where none names it)
@@ -74,6 +75,7 @@ class Finding:
         paths: Mean probabilities of classifier and oracle along the walks, up and down, with intervals, see
             :mod:`explainer.bias.paths`.
         shown: Numbers of the images whose walks are pictured: worst, median and random.
+        changes: Whether the oracle changed class, for each walk that crossed, by the number of its image.
     """
 
     classifier: str
@@ -90,6 +92,7 @@ class Finding:
     oracle: Mapping[str, float | str]
     paths: Mapping[str, list[float]]
     shown: Mapping[str, list[int]] = field(default_factory=dict)
+    changes: pd.Series = field(default_factory=lambda: pd.Series(dtype=bool))
 
 
 @dataclass(frozen=True)
@@ -277,6 +280,7 @@ def _of_finding(finding: Finding) -> dict[str, Any]:
         "oracle": finding.oracle,
         "paths": finding.paths,
         "shown": finding.shown,
+        "changes": {"images": finding.changes.index.tolist(), "changed": finding.changes.tolist()},
     }
 
 

@@ -8,7 +8,8 @@ __all__ = ["as_junit"]
 
 
 def as_junit(record: Mapping[str, Any]) -> str:
-    """JUnit XML: confounded is a failure, insufficient evidence is skipped, not detected passes.
+    """JUnit XML: confounded is a failure, insufficient evidence and what was not asked are skipped, not
+    detected passes.
 
     Args:
         record: :meth:`explainer.bias.findings.BiasReport.to_dict`.
@@ -36,6 +37,16 @@ def as_junit(record: Mapping[str, Any]) -> str:
                 ElementTree.SubElement(entry, "skipped", message=said)
             else:
                 ElementTree.SubElement(entry, "system-out").text = said
+    if record["skipped"]:
+        count = str(len(record["skipped"]))
+        suite = ElementTree.SubElement(
+            suites, "testsuite", name="not asked", tests=count, errors="0", failures="0", skipped=count
+        )
+        for sentence in record["skipped"]:
+            entry = ElementTree.SubElement(
+                suite, "testcase", classname="not asked", name=_clean(sentence.split(":")[0])
+            )
+            ElementTree.SubElement(entry, "skipped", message=_clean(sentence))
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 

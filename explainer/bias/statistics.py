@@ -90,7 +90,7 @@ def share(
     values, members = _checked(outcomes, groups, alpha)
     if not len(values):
         return _unknown(margin)
-    size = len(values) / design_effect(values, members)
+    size = _effective(values, members, alpha)
     rate = values.mean()
     z = stats.norm.isf(alpha / 2)
     centre = (rate + z**2 / (2 * size)) / (1 + z**2 / size)
@@ -130,7 +130,7 @@ def paired_difference(
         )  # fmt: skip
     if not len(one):
         return _unknown(margin)
-    shrink = design_effect(one - other, members)
+    shrink = len(one) / _effective(one - other, members, alpha)
     only_first = float(((one == 1) & (other == 0)).sum()) / shrink
     only_second = float(((one == 0) & (other == 1)).sum()) / shrink
     size = len(one) / shrink
@@ -187,10 +187,22 @@ def design_effect(values: NDArray, members: NDArray) -> float:
     >>> round(design_effect(copies, people), 2)  # four equal images count as one
     4.06
     """
-    if len(values) < 2 or len(np.unique(members)) < 2:
+    groups = len(np.unique(members))
+    if len(values) < 2 or groups == len(values):
         return 1.0
     independent = float(np.var(values, ddof=1)) / len(values)
-    return max(1.0, _cluster_variance(values, members) / independent) if independent else 1.0
+    if groups == 1 or not independent:
+        return len(values) / groups  # nothing shows that images of one person differ
+    return max(1.0, _cluster_variance(values, members) / independent)
+
+
+def _effective(values: NDArray, members: NDArray, alpha: float) -> float:
+    """So many independent images would tell as much (Korn & Graubard 1998, Survey Methodology 24:193)."""
+    groups = len(np.unique(members))
+    size = len(values) / design_effect(values, members)
+    if groups in (1, len(values)):
+        return size
+    return size * float(stats.norm.isf(alpha / 2) / stats.t.isf(alpha / 2, groups - 1)) ** 2
 
 
 def false_discovery(p: Sequence[float]) -> list[float]:

@@ -130,15 +130,21 @@ def gates(
              f"{_percent(kept)} of the images keep their class in bare reconstruction "
              f"({thresholds.kept:.0%} are needed)"),
         gate("oracle", least, thresholds.oracle_auc,
+             _UNVARIED if math.isnan(oracle_auc) else
              f"the oracle's AUC within the classes is {oracle_auc:.2f} on images and {oracle_auc_bare:.2f} "
              f"on bare reconstructions ({thresholds.oracle_auc:.2f} is needed)"),
         gate("target oracle", target_auc_bare, thresholds.oracle_auc,
+             _UNVARIED_TARGET if math.isnan(target_auc_bare) else
              f"the AUC of the target's oracle, which is held, is {target_auc_bare:.2f} within the answers "
              f"({thresholds.oracle_auc:.2f} is needed)"),
         gate("expressible", expressible, thresholds.expressible,
              f"{_percent(expressible)} of the walks of the oracle reached its other side, the target held "
              f"({thresholds.expressible:.0%} are needed)"),
     )  # fmt: skip
+
+
+_UNVARIED = "in a class of the target all images have one value of the attribute, so no oracle can be tested"
+_UNVARIED_TARGET = "in a group of the attribute all images are of one class, so no target can be held"
 
 
 def _percent(value: float) -> str:

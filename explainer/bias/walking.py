@@ -40,6 +40,7 @@ __all__ = [
     "Watched",
     "cross",
     "cross_oracle",
+    "region_effects",
     "typical_difference",
     "watch",
 ]
@@ -379,6 +380,56 @@ def watch(
     path = levels[:, :, 1:-1]
     end = np.where(crossing.direction > 0, path[:, :, -1], path[:, :, 0])
     return Watched(levels[:, :, 0], end, path, levels[:, :, -1])
+
+
+@torch.no_grad()
+def region_effects(
+    generator: Generator,
+    classifier: Classifier,
+    target: Target,
+    images: Tensor,
+    crossing: Crossing,
+    walks: NDArray[np.int64],
+    region: tuple[float, float, float, float],
+    *,
+    batch: int = 64,
+) -> NDArray[np.float64]:
+    """Share of the change of each score (M,) that a region of the image makes alone.
+
+    The mean of what it does when it is taken from the end of the walk into its start, and from the start into
+    the end.
+
+    Args:
+        generator: In evaluation mode.
+        classifier: That was walked.
+        target: What of it was walked.
+        images: Those that were walked (N, C, H, W).
+        crossing: The walks.
+        walks: Which of them (M,).
+        region: Top, left, bottom and right, as shares of what the generator sees of the image.
+        batch: Walks looked at at once.
+    """
+    found = []
+    for chosen in torch.from_numpy(walks).split(batch):
+        with classifier.frozen():
+            scene = Scene(generator, classifier, target, images[chosen].to(generator.latent_mean))
+            own = torch.arange(len(chosen))
+            first, last = (scene.deliver(codes[chosen], own) for codes in (crossing.start, crossing.end))
+            height, width = first.shape[-2:]
+            top, left, bottom, right = region
+            mask = torch.zeros(height, width, dtype=torch.bool, device=first.device)
+            mask[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = (
+                True
+            )
+            scores = [
+                classifier.score(part, target).double()
+                for part in (first, torch.where(mask, last, first), torch.where(mask, first, last), last)
+            ]
+        before, into, out, after = scores
+        change = after - before
+        part = (into - before + after - out) / 2
+        found.append(torch.where(change == 0, torch.zeros_like(part), part / change).cpu().numpy())
+    return np.concatenate(found)
 
 
 def _levels(watched: Sequence[tuple[Classifier, Target]], images: Tensor) -> Tensor:

@@ -92,9 +92,8 @@ def saturation(walked: Walked, thresholds: Thresholds) -> Check:
     return Check(
         "saturation",
         status,
-        f"{said}: it is saturated, and its levels have no meaning in between; all frames together span "
-        f"{span:.0%} "
-        "of the walk's length.",
+        f"{said}: it is saturated, that is almost certain, and turns from one answer to the other within "
+        f"{span:.0%} of the walk's length, where all frames lie; levels in between mean little.",
         values,
     )
 

@@ -114,7 +114,9 @@ def decide(checks: Sequence[Check], *, of: str = "this explanation") -> Verdict:
         return Verdict("limits", sentence, (sentence,))
     missing = [check.name for check in known if not check.measured]
     found = f"{passed} passed, {len(missing)} could not be measured ({', '.join(missing)})"
-    return Verdict("trust", f"No check found a fault: {found if missing else f'all {passed} passed'}.", ())
+    return Verdict(
+        "trust", f"Trust {of}: no check found a fault, {found if missing else f'all {passed} passed'}.", ()
+    )
 
 
 def _reasons(failed: Sequence[Check]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from explainer.cli import audit, demo, explain, fidelity, guide, health, models, train
+from explainer.cli.options import NO_WORD
 from explainer.cli.terminal import FAULT, WRONG_INPUT, print_error
 
 __all__ = ["app", "main"]
@@ -37,13 +38,14 @@ evidence.
        --generator my_generator --out fidelity
   [dim]5. does it use what it should not use?[/]
      explainer audit --classifier model.onnx --generator my_generator \\
-       --data table.csv --label tumour --attributes sex,scanner --out audit
+       --data table.csv --label tumour --attributes sex,scanner --html audit.html
   [dim]6. in your words? say what the axes of the generator's code mean[/]
      explainer guide my_generator --data photos --guidance said.csv \\
        --out guided
 
 [bold]A classifier[/] is faces/smile (of the zoo), model.onnx, model.pt2 (of torch.export.save) or \
-package.module:function, which loads yours. Pickles (.pt, .pth, .ckpt, .pkl) and TorchScript can run \
+package.module:function, which loads yours. A file of weights alone (.pt, .pth) cannot be opened without \
+the code of its network: write that function, or export the model. Pickles and TorchScript can run \
 programs when they are opened, and are refused.
 
 [bold]Images[/] are PNG, JPEG or TIFF, 8 or 16 bit; a folder or .zip of them; a .csv with a column path; .npz.
@@ -92,7 +94,9 @@ _UsageError: type[Exception] = cast(Any, typer.BadParameter.__mro__[1])
 
 @app.callback(invoke_without_command=True)
 def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", metavar=NO_WORD, help="Print the version and stop.")
+    ] = False,
 ) -> None:
     if version:
         from explainer import __version__
@@ -129,4 +133,6 @@ def _print_usage(error: Exception) -> None:
         return
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "explainer"
-    print_error(f"{' '.join(said.split()).rstrip('.')}. See {command} --help.")
+    sentence = " ".join(said.split())
+    ended = sentence if sentence[-1] in ".?!" else f"{sentence}."
+    print_error(f"{ended} See {command} --help.")

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from explainer.cli import completion
 from explainer.cli.options import (
+    NO_WORD,
     AsJson,
     Channels,
     ClassifierWord,
@@ -38,6 +39,7 @@ from explainer.cli.terminal import (
     make_folder,
     print_json,
     print_lines,
+    require_there,
     shows_progress,
 )
 from explainer.errors import OptionError, OutputError
@@ -75,7 +77,10 @@ def audit(
         Path | None, typer.Option(metavar="FILE", help="The report as one page that needs no network.")
     ] = None,
     no_images: Annotated[
-        bool, typer.Option("--no-images", help="Leave every picture out of the page, for privacy.")
+        bool,
+        typer.Option(
+            "--no-images", metavar=NO_WORD, help="Leave every picture out of the page, for privacy."
+        ),
     ] = False,
     group: Annotated[str | None, typer.Option(help="Column of the person or patient.")] = None,
     target: Annotated[
@@ -93,7 +98,7 @@ def audit(
             metavar="WHAT",
             autocompletion=lambda incomplete: completion.one_of(FAIL_ON, incomplete),
             help="confounded: leave with 1 if an attribute is; insufficient: also with 4 if the evidence is "
-            "not enough; never.",
+            "not enough or a column could not be asked about; never.",
         ),
     ] = "confounded",
     size: Size = None,
@@ -125,6 +130,7 @@ def audit(
                 "html", "is a folder, not a file", received=html,
                 remedy="Name a file, such as audit.html in that folder.",
             )  # fmt: skip
+        require_there("data", data)
         make_folder(out)
         make_folder(None if html is None else html.parent)
         from explainer.audit_run import audit_table, write_report
@@ -159,7 +165,7 @@ def audit(
             print_lines([escape(line) for line in lines if line])
         if report.confounded and fail_on != "never":
             raise typer.Exit(DISTRUSTED)
-        if report.of_status("insufficient") and fail_on == "insufficient":
+        if (report.of_status("insufficient") or report.skipped) and fail_on == "insufficient":
             raise typer.Exit(INSUFFICIENT)
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from explainer.cli import completion
 from explainer.cli.options import (
+    NO_WORD,
     AsJson,
     Channels,
     ClassifierWord,
@@ -37,6 +38,7 @@ from explainer.cli.terminal import (
     make_folder,
     print_json,
     print_lines,
+    require_there,
     shows_progress,
 )
 from explainer.errors import OptionError
@@ -102,12 +104,17 @@ def explain_images(
         ),
     ] = "difference",
     fidelity: Annotated[
-        bool, typer.Option("--fidelity", help="Replace pixels in the order of each map: is it true?")
+        bool,
+        typer.Option(
+            "--fidelity", metavar=NO_WORD, help="Replace pixels in the order of each map: is it true?"
+        ),
     ] = False,
     thorough: Annotated[
         bool,
         typer.Option(
-            "--thorough", help="Also make the checks that cost as much as the walk, and those of a set."
+            "--thorough",
+            metavar=NO_WORD,
+            help="Also make the checks that cost as much as the walk, and those of a set.",
         ),
     ] = False,
     along: Annotated[
@@ -146,6 +153,7 @@ def explain_images(
     """Explain images: walk each to every level asked for, check the walk, and say whether to trust it."""
     with errors_named(debug):
         square = None if crop is None else _parse_crop(crop)
+        require_there("images", *images)
         make_folder(out)
         options: dict[str, Any] = {
             "generator": generator,
@@ -213,7 +221,7 @@ def _explain_several(
         print_json({"summary": summary.to_dict(), "failed": failed, **of_set, "files": files})
     else:
         said = [] if checked is None else checked.sentences()
-        lines = [*summary.sentences(), *said, *(f"{kind:<5}{path}" for kind, path in files.items())]
+        lines = [*summary.sentences(), *said, *(f"{kind:<13}{path}" for kind, path in files.items())]
         print_lines([escape(line) for line in lines])
     distrusted = checked is not None and checked.verdict.status == "distrust"
     if summary.failed or summary.verdicts["distrust"] or distrusted:
@@ -264,6 +272,11 @@ def deliver(explanation: "Explanation", out: Path | None, as_json: bool) -> None
 
 def _print_explanation(explanation: "Explanation", files: dict[str, str]) -> None:
     verdict = explanation.verdict
+    own = explanation.original.class_name
+    said = f"The classifier says {own}. " if own else ""
+    print_lines(
+        [escape(f"{said}Levels: {explanation.level_word}; {explanation.original.level:.2g} as it is.")]
+    )
     table = Table("level", "achieved", "reached", "reason")
     for frame in explanation.frames.itertuples():
         table.add_row(

@@ -35,6 +35,7 @@ from explainer.cli.terminal import (
     make_folder,
     print_json,
     print_lines,
+    require_there,
     shows_progress,
 )
 from explainer.errors import OptionError
@@ -103,6 +104,7 @@ def fidelity_of_maps(
 ) -> None:
     """Replace pixels in the order of saliency maps: which map is true to the classifier?"""
     with errors_named(debug):
+        require_there("data", data)
         make_folder(out)
         from explainer.generators.base import as_unit_interval
         from explainer.generators.zoo import load_generator

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from explainer.cli import completion
-from explainer.cli.options import AsJson, Debug, Device, Quiet, Seed, column, usable
+from explainer.cli.options import NO_WORD, AsJson, Debug, Device, Quiet, Seed, column, usable
 from explainer.cli.terminal import (
     INTERRUPTED,
     errors_named,
@@ -78,7 +78,10 @@ def guide_generator(
         Path | None, typer.Option(help="The model folder to be, with a strip of each axis.")
     ] = None,
     post_hoc: Annotated[
-        bool, typer.Option("--post-hoc", help="Train nothing: name directions of the code as it is.")
+        bool,
+        typer.Option(
+            "--post-hoc", metavar=NO_WORD, help="Train nothing: name directions of the code as it is."
+        ),
     ] = False,
     steps: Annotated[int, typer.Option(help="Optimiser steps of the fine-tuning.")] = 1500,
     minutes: Annotated[float, typer.Option(help="Upper bound on its time.")] = 30.0,

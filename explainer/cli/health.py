@@ -11,7 +11,15 @@ from rich.table import Table
 
 from explainer.cli import completion
 from explainer.cli.options import AsJson, Debug, Device, Quiet, Seed, column, usable
-from explainer.cli.terminal import COLOURS, DISTRUSTED, errors_named, examples, print_json, print_lines
+from explainer.cli.terminal import (
+    COLOURS,
+    DISTRUSTED,
+    errors_named,
+    examples,
+    print_json,
+    print_lines,
+    require_there,
+)
 from explainer.errors import OptionError
 
 if TYPE_CHECKING:
@@ -46,6 +54,7 @@ def health(
 ) -> None:
     """Measure a generator on images: errors per channel, information in the code, a verdict in words."""
     with errors_named(debug):
+        require_there("data", data)
         import torch
 
         from explainer.generators.base import as_unit_interval

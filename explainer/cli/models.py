@@ -5,11 +5,9 @@ from importlib.resources import files
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from explainer.cli.options import AsJson, Debug
+from explainer.cli.options import NO_WORD, AsJson, Debug
 from explainer.cli.terminal import errors_named, examples, print_json, print_lines
 
 __all__ = ["EXAMPLES", "models"]
@@ -24,7 +22,9 @@ def models(
     as_json: AsJson = False,
     seed: Annotated[int, typer.Option(hidden=True)] = 0,
     device: Annotated[str | None, typer.Option(hidden=True)] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Names only, one in a line.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", metavar=NO_WORD, help="Names only, one in a line.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """List the generators and classifiers that come with the package."""
@@ -38,10 +38,8 @@ def models(
         if quiet:
             print_lines([escape(row["name"]) for row in rows])
             return
-        table = Table(*rows[0]) if rows else Table("name")
-        for row in rows:
-            table.add_row(*(escape(_cell(value)) for value in row.values()))
-        Console().print(table)
+        for row in rows:  # not a table: it would cut names, which are there to be copied
+            print_lines([f"[bold]{escape(row['name'])}[/]  {escape(_about(row))}"])
 
 
 def _rows(card: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -60,7 +58,7 @@ def _rows(card: dict[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, list):
-        return " x ".join(str(part) for part in value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _about(row: dict[str, Any]) -> str:
+    """What there is to know of an entry, in one line."""
+    shape = " x ".join(str(part) for part in row["shape"])
+    return f"{row['kind']}, {shape}, {row['bytes'] / 1e6:.1f} MB, {row['licence']}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from explainer.classifier import Classifier
 
 __all__ = [
+    "NO_WORD",
     "AsJson",
     "Channels",
     "ClassNames",
@@ -35,11 +36,16 @@ __all__ = [
     "usable",
 ]
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
+# typer would write the type "<bool>" beside a flag, as if it took a word.
+NO_WORD = " "
+
+AsJson = Annotated[
+    bool, typer.Option("--json", metavar=NO_WORD, help="Print JSON on stdout, and nothing else.")
+]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default that of the model.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", metavar=NO_WORD, help="No progress on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", metavar=NO_WORD, help="Print the traceback of an error.")]
 
 GeneratorWord = Annotated[
     str,

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from explainer.errors import ExplainerError, OutputError
+from explainer.errors import ExplainerError, OptionError, OutputError
 
 __all__ = [
     "COLOURS",
@@ -27,6 +27,7 @@ __all__ = [
     "print_error",
     "print_json",
     "print_lines",
+    "require_there",
     "shows_progress",
     "to_stderr",
 ]
@@ -53,7 +54,10 @@ def examples(*commands: tuple[str, str]) -> str:
     for wish, words in commands:
         # broken where a shell takes it, so that it can be copied from a narrow terminal
         lines = textwrap.wrap(words, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
-        shown.append(f"  [dim]# {escape(wish)}[/]\n  " + escape(" \\\n  ".join(lines)))
+        wishes = textwrap.wrap(wish, WIDTH, initial_indent="# ", subsequent_indent="# ")
+        shown.append(
+            "".join(f"  [dim]{escape(line)}[/]\n" for line in wishes) + "  " + escape(" \\\n  ".join(lines))
+        )
     return "\n\n".join(shown)
 
 
@@ -122,6 +126,16 @@ def make_folder(out: Path | None) -> None:
             received=f"{out}: {error.strerror}",
             remedy="Name a folder in a place that can be written to.",
         ) from error
+
+
+def require_there(argument: str, *paths: Path) -> None:
+    """Say that a file or folder is not there before torch is imported, which takes seconds."""
+    for path in paths:
+        if not path.expanduser().exists():
+            raise OptionError(
+                argument, "does not exist", received=path,
+                remedy=f"Check the path; the working folder is {Path.cwd()}.",
+            )  # fmt: skip
 
 
 def print_json(value: object) -> None:

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from explainer.cli import completion
 from explainer.cli.health import print_health
-from explainer.cli.options import AsJson, Debug, Device, Quiet, Seed, usable
+from explainer.cli.options import NO_WORD, AsJson, Debug, Device, Quiet, Seed, usable
 from explainer.cli.terminal import (
     DISTRUSTED,
     INTERRUPTED,
@@ -17,6 +17,7 @@ from explainer.cli.terminal import (
     examples,
     print_json,
     print_lines,
+    require_there,
     shows_progress,
     to_stderr,
 )
@@ -56,12 +57,16 @@ def train(
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
     minutes: Annotated[float, typer.Option(help="Upper bound on the time of training.")] = 30.0,
-    flip: Annotated[bool, typer.Option("--flip", help="Mirror half of the images.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", metavar=NO_WORD, help="Mirror half of the images.")] = False,
     sampler: Annotated[
-        bool, typer.Option("--sampler", help="Fit a second VAE to the codes: samples then look like images.")
+        bool,
+        typer.Option(
+            "--sampler", metavar=NO_WORD, help="Fit a second VAE to the codes: samples then look like images."
+        ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a run that was stopped, with its settings.")
+        bool,
+        typer.Option("--resume", metavar=NO_WORD, help="Continue a run that was stopped, with its settings."),
     ] = False,
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -71,6 +76,7 @@ def train(
 ) -> None:
     """Train a generator on images of your own. Ctrl-C stops it, --resume continues it."""
     with errors_named(debug):
+        require_there("data", *([data] if data else []))
         from explainer.training_run import checkpoints_of, health_as_dict, prepare
         from explainer.training_run import train as train_model
 

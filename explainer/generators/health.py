@@ -67,6 +67,7 @@ class Health:
         probe: A linear classifier on the codes, if labels were given.
         total_kl: Nats of the whole code, with what belongs to no dimension, as the choice of a component of
             a mixture; None where that is the sum of ``kl``.
+        channel_names: Of the generator, if it has any.
     """
 
     images: int
@@ -82,6 +83,7 @@ class Health:
     samples: SampleQuality | None = None
     probe: Probe | None = None
     total_kl: float | None = None
+    channel_names: tuple[str, ...] = ()
 
     def facts(self) -> list[str]:
         """What was measured beside the channels, as sentences."""
@@ -97,8 +99,8 @@ class Health:
             full = math.log(self.images)
             limit = f", where {self.images:,} images can show {full:.1f}" if low > 0.95 * full else ""
             said.append(
-                f"It tells images apart by at least {low:.1f} nats{limit}, and by at most {high:.1f}: "
-                "I(x; z)."
+                f"It tells images apart by at least {low:.1f} nats{limit}, and by at most {high:.1f} "
+                "(mutual information of image and code)."
             )
         if self.samples is not None:
             said.append(
@@ -116,9 +118,10 @@ class Health:
 
     def rows(self, channel_names: Sequence[str] = ()) -> list[tuple[str, str, float, float, float]]:
         """Stage, channel, MSE, R2 and SSIM of every stage and channel, ``bare`` last."""
+        names = channel_names or self.channel_names
         whole = {"mse": self.mse, "r2": self.r2, "ssim": self.ssim}
         return [
-            (stage, channel_names[channel] if channel_names else str(channel), *values)
+            (stage, names[channel] if names else str(channel), *values)
             for stage, measured in {**self.stages, "bare": whole}.items()
             for channel, values in enumerate(zip(*(measured[key] for key in whole), strict=True))
         ]
@@ -156,7 +159,10 @@ def reconstruction_quality(images: Tensor, reconstructions: Tensor) -> dict[str,
 
 
 def _verdict(
-    r2: tuple[float, ...], information: float | None, samples: SampleQuality | None
+    r2: tuple[float, ...],
+    information: float | None,
+    samples: SampleQuality | None,
+    names: tuple[str, ...] = (),
 ) -> tuple[str, str]:
     if any(not np.isfinite(value) for value in (*r2, information or 0.0)):
         return "collapsed", "The reconstruction is not finite: train again with a smaller learning rate."
@@ -168,13 +174,14 @@ def _verdict(
         )
     worst = min(range(len(r2)), key=lambda channel: r2[channel])
     if r2[worst] < BLURRED_R2:
+        channel = names[worst] if names else worst
         return "weak", (
-            f"Channel {worst} is reconstructed with R2 {r2[worst]:.2f} only: train longer, use a larger "
+            f"Channel {channel} is reconstructed with R2 {r2[worst]:.2f} only: train longer, use a larger "
             "latent_dim, or treat what is seen in this channel with care."
         )
-    said = f"Every channel is reconstructed with R2 of at least {r2[worst]:.2f}."
+    said = f"Every channel is reconstructed with R2 of at least {math.floor(1000 * r2[worst]) / 1000}."
     if samples is not None and samples.distance.low > FAR_SAMPLES * samples.bare.estimate:
-        said += " Its samples are not like images; if they are wanted: sampler=True, or TwoStageVAE."
+        said += " Its samples are not like images. That matters only to sample: sampler=True, or --sampler."
     return "healthy", said
 
 
@@ -212,7 +219,8 @@ def measure_health(
     kl = (torch.stack(divergences).sum(0) / len(images)).tolist() if divergences[0].numel() else []
     total = float(torch.stack(totals).sum() / len(images)) if kl else None
     samples = sample_quality(generator, images, batch_size=batch_size)
-    status, sentence = _verdict(quality["r2"], total, samples)
+    names = tuple(generator.channel_names or ())
+    status, sentence = _verdict(quality["r2"], total, samples, names)
     return Health(
         images=len(images),
         kl=tuple(kl),
@@ -223,6 +231,7 @@ def measure_health(
         information=_information(posteriors, total) if total is not None and posteriors else None,
         samples=samples,
         probe=None if classes is None else _probe(torch.cat(codes), classes),
+        channel_names=names,
         total_kl=None if total is None or math.isclose(total, sum(kl), abs_tol=1e-4) else total,
         **quality,
     )

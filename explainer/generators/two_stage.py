@@ -35,7 +35,7 @@ from explainer.generators.linear import LinearPath, begin_small
 from explainer.generators.networks import MapDecoder, MapEncoder, split_gaussian
 from explainer.generators.objectives import gaussian_kl, kl_terms, maximum_mean_discrepancy
 from explainer.generators.training import FEWEST_IMAGES, TOGETHER, Phase, TrainableGenerator
-from explainer.generators.vae import START_VALUES, VAE, VAEOptions, reparametrise
+from explainer.generators.vae import START_VALUES, VAE, VAEOptions, blocks_of, reparametrise
 
 __all__ = ["TwoStageVAE"]
 
@@ -50,7 +50,7 @@ class TwoStageVAE(TrainableGenerator):
         latent_dim: Dimensions of the compact code.
         latent_channels: Channels of the spatial code of stage 1.
         widths: Channels of stage 1 at each resolution, starting at half the image's.
-        encoder_blocks: Residual blocks of the first encoder at each resolution.
+        encoder_blocks: Residual blocks of the first encoder at each resolution; None: 0, then 1 each.
         decoder_blocks: Residual blocks of the first decoder at each resolution.
         code_width: Channels of stage 2.
         laplacian: Weight of the Laplacian-pyramid term in both stages, per pixel value; see :class:`VAE`.
@@ -87,8 +87,8 @@ class TwoStageVAE(TrainableGenerator):
         *,
         latent_channels: int = 16,
         widths: Sequence[int] = (32, 64, 96),
-        encoder_blocks: Sequence[int] = (0, 1, 1),
-        decoder_blocks: Sequence[int] = (1, 2, 2),
+        encoder_blocks: Sequence[int] | None = None,
+        decoder_blocks: Sequence[int] | None = None,
         code_width: int = 96,
         laplacian: float = 2.0,
         l1: float = 0.0,
@@ -135,6 +135,8 @@ class TwoStageVAE(TrainableGenerator):
         self.gamma = float(gamma[0]), float(gamma[1])
         self.bound, self.queue, self.mmd = bound, int(queue), float(mmd)
         self.beta, self.shared_sigma = float(beta), bool(shared_sigma)
+        if decoder_blocks is None:
+            decoder_blocks = blocks_of(widths, finest=1, others=2)
         first: VAEOptions = {
             "widths": widths, "encoder_blocks": encoder_blocks, "decoder_blocks": decoder_blocks,
             "laplacian": laplacian, "l1": l1, "features": features, "tau": tau, "linear": linear,

@@ -36,7 +36,7 @@ from explainer.generators.objectives import (
 )
 from explainer.generators.training import FEWEST_IMAGES, Phase, TrainableGenerator
 
-__all__ = ["VAE", "VAEOptions", "reparametrise"]
+__all__ = ["VAE", "VAEOptions", "blocks_of", "reparametrise"]
 
 START_IMAGES = 3000
 START_VALUES = 40_000_000  # of the images that the linear path starts from: 320 MB in double precision
@@ -46,8 +46,8 @@ class VAEOptions(TypedDict, total=False):
     """The options of a :class:`VAE` that its subclasses hand on."""
 
     widths: Sequence[int]
-    encoder_blocks: Sequence[int]
-    decoder_blocks: Sequence[int]
+    encoder_blocks: Sequence[int] | None
+    decoder_blocks: Sequence[int] | None
     beta: float
     laplacian: float
     l1: float
@@ -65,6 +65,15 @@ def reparametrise(mean: Tensor, log_variance: Tensor, noise: torch.Generator) ->
     return mean + (0.5 * log_variance).exp() * epsilon
 
 
+def blocks_of(widths: Sequence[int], *, finest: int, others: int) -> tuple[int, ...]:
+    """As many residual blocks at each resolution as there are widths: the finest is the dearest.
+
+    >>> blocks_of((24, 48), finest=0, others=1)
+    (0, 1)
+    """
+    return (finest, *(others for _ in widths))[: len(widths)]
+
+
 class VAE(TrainableGenerator):
     """A convolutional VAE with a vector code, or a spatial one if ``latent_channels`` is given.
 
@@ -74,8 +83,8 @@ class VAE(TrainableGenerator):
         latent_channels: Keep the code as a map of this many channels (high fidelity, poor prior):
             ``latent_dim`` becomes ``latent_channels * h * w``.
         widths: Channels at each resolution, starting at half the image's.
-        encoder_blocks: Residual blocks of the encoder at each resolution.
-        decoder_blocks: Residual blocks of the decoder at each resolution.
+        encoder_blocks: Residual blocks of the encoder at each resolution; None: 0, then 1 each.
+        decoder_blocks: Residual blocks of the decoder at each resolution; None: 1 each.
         beta: Weight of the KL term; 1 is the evidence bound.
         laplacian: Weight of the Laplacian-pyramid term, per pixel value, like those that follow.
         l1: Weight of the mean absolute difference.
@@ -101,8 +110,8 @@ class VAE(TrainableGenerator):
         *,
         latent_channels: int | None = None,
         widths: Sequence[int] = (32, 64, 96),
-        encoder_blocks: Sequence[int] = (0, 1, 1),
-        decoder_blocks: Sequence[int] = (1, 1, 1),
+        encoder_blocks: Sequence[int] | None = None,
+        decoder_blocks: Sequence[int] | None = None,
         beta: float = 1.0,
         laplacian: float = 0.0,
         l1: float = 0.0,
@@ -113,6 +122,10 @@ class VAE(TrainableGenerator):
         sampler: bool = False,
         seed: int = 0,
     ) -> None:
+        if encoder_blocks is None:
+            encoder_blocks = blocks_of(widths, finest=0, others=1)
+        if decoder_blocks is None:
+            decoder_blocks = blocks_of(widths, finest=1, others=1)
         if not len(widths) == len(encoder_blocks) == len(decoder_blocks) or not widths:
             raise OptionError(
                 "widths, encoder_blocks, decoder_blocks", "must be equally long",

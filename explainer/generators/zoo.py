@@ -194,9 +194,9 @@ def _folder(source: str | Path) -> Any:
     names = ", ".join(folder.name for folder in _zoo())
     raise OptionError(
         "source",
-        "is neither a model of the zoo nor a folder with a card.json",
+        "is neither a model of the zoo nor a folder that holds one" if path.exists() else "is no generator",
         received=source,
-        remedy=f"Choose one of the zoo ({names}) or save a generator first.",
+        remedy=f"Choose one of the zoo ({names}), or a folder that `explainer train` or save() made.",
     )
 
 

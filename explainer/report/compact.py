@@ -17,10 +17,10 @@ __all__ = ["compact_explanation", "compact_table", "compact_verdict"]
 
 HEIGHT = 84
 MOST_FRAMES = 7
-GREEN, AMBER, RED = "#2e7d32", "#b26a00", "#b3261e"
+GREEN, AMBER, RED, BLUE = "#2e7d32", "#b26a00", "#b3261e", "#1f5fa8"
 VERDICTS = {
     "trust": ("✔", GREEN), "limits": ("!", AMBER), "distrust": ("✖", RED),
-    "not detected": ("✔", GREEN), "insufficient": ("?", AMBER), "confounded": ("✖", RED),
+    "not detected": ("○", BLUE), "insufficient": ("?", AMBER), "confounded": ("✖", RED),
 }  # fmt: skip
 WORDS = {"limits": "trust with limits", "distrust": "do not trust"}
 
@@ -34,8 +34,13 @@ def compact_verdict(status: str) -> str:
 def compact_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of cells that are HTML already; the heads are text."""
     head = "".join(f'<th style="text-align:left">{html.escape(each)}</th>' for each in heads)
+    # The last cell is a sentence: on a phone the table scrolls rather than being a column of single words.
+    styles = ["text-align:left"] * (len(heads) - 1) + ["text-align:left;min-width:15em"]
     body = "".join(
-        "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in row) + "</tr>" for row in rows
+        "<tr>"
+        + "".join(f'<td style="{style}">{cell}</td>' for style, cell in zip(styles, row, strict=True))
+        + "</tr>"
+        for row in rows
     )
     return f"<table><tr>{head}</tr>{body}</table>"
 

@@ -375,7 +375,9 @@ def fidelity_page(
         title: Of the page.
     """
     bodies = [
-        figure.to_html(full_html=False, include_plotlyjs=place == 0, config={"displaylogo": False})
+        '<div class="wide">'
+        + figure.to_html(full_html=False, include_plotlyjs=place == 0, config={"displaylogo": False})
+        + "</div>"
         for place, figure in enumerate(figures)
     ]
     said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
@@ -395,6 +397,7 @@ def fidelity_page(
     heading = html.escape(title)
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{heading}</title>{style}</head>\n<body>"
         f"<h1>{heading}</h1><ul>{said}</ul>{''.join(bodies)}{ranked}</body></html>\n"
     )

@@ -50,13 +50,27 @@ def _picture(pixels: np.ndarray) -> go.Image:
     return go.Image(source=data_uri(pixels, kind="png"), hoverinfo="skip")
 
 
+TOOLS = ["zoom", "pan", "select", "lasso", "zoomIn", "zoomOut", "autoScale", "resetScale"]
+"""Of plotly's bar: a picture without axes needs none of them, and they would lie over its title."""
+
+
 def _plain(figure: go.Figure, title: str | None, **layout: Any) -> go.Figure:
     figure.update_xaxes(visible=False, constrain="domain")
     figure.update_yaxes(visible=False, constrain="domain")
     figure.update_layout(
         template="plotly_white",
-        title=None if title is None else {"text": _safe(title), "x": 0.01},
-        margin={"l": 12, "r": 12, "t": 64 if title else 44, "b": 12},
+        title=None
+        if title is None
+        else {
+            "text": _safe(title),
+            "x": 0.01,
+            "yref": "container",
+            "y": 1,
+            "yanchor": "top",
+            "pad": {"t": 30},
+        },
+        margin={"l": 12, "r": 12, "t": 84 if title else 56, "b": 12},
+        modebar={"remove": TOOLS, "bgcolor": "rgba(0,0,0,0)"},
         font={"family": "system-ui, sans-serif", "color": INK},
         **layout,
     )
@@ -153,7 +167,7 @@ def slider_figure(
         {"label": "Play", "method": "animate", "args": [None, run]},
         {"label": "Pause", "method": "animate", "args": [[None], stop]},
     ]
-    figure = _plain(figure, title, height=460, width=900)
+    figure = _plain(figure, title, height=440, width=820)
     figure.update_layout(
         margin_b=110,
         updatemenus=[{"type": "buttons", "direction": "left", "buttons": buttons, "x": 0, "y": -0.08,

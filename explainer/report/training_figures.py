@@ -290,15 +290,18 @@ def training_page(title: str, sentences: Sequence[str], figures: Mapping[str, go
     parts: list[str] = []
     for name, figure in figures.items():
         script = not parts  # the plotting library comes once, with the first figure
-        body = figure.to_html(full_html=False, include_plotlyjs=script, config={"displaylogo": False})
-        parts.append(f"<h2>{html.escape(name)}</h2>\n{body}")
+        body = figure.to_html(
+            full_html=False, include_plotlyjs=script, config={"displaylogo": False, "displayModeBar": "hover"}
+        )
+        parts.append(f'<h2>{html.escape(name)}</h2>\n<div class="wide">{body}</div>')
     paragraphs = "\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
     heading = html.escape(title)
     style = (
         "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;"
-        f"color:{INK};background:#fff}}h1,h2{{font-weight:600}}</style>"
+        f"color:{INK};background:#fff}}h1,h2{{font-weight:600}}.wide{{overflow-x:auto}}</style>"
     )
-    head = f'<meta charset="utf-8"><title>{heading}</title>{style}'
+    view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f'<meta charset="utf-8">{view}<title>{heading}</title>{style}'
     figures_said = "\n".join(parts)
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n<h1>{heading}</h1>\n'

@@ -85,7 +85,7 @@ def require_methods(names: object) -> tuple[str, ...]:
         raise OptionError(
             "saliency", "must be a tuple of known methods", received=names,
             remedy=f"Choose from {', '.join(METHODS)}, a gradient method with {SMOOTH} behind it; "
-            "an empty tuple makes none.",
+            "() makes none, on the command line none.",
         )  # fmt: skip
     return tuple(dict.fromkeys(names))  # type: ignore[call-overload]
 
