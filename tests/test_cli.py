@@ -354,6 +354,7 @@ def test_an_error_is_one_line_with_its_remedy(
         ("audit", "--classifier", "faces/smile", "--data", "absent", "--label", "a", "--attributes", "b"),
         ("train", "--data", "absent", "--out", "new"),
         ("health", "faces", "--data", "absent"),
+        ("guide", "faces", "--data", "absent", "--map", "map.html"),
     ],
     ids=lambda words: words[0],
 )

@@ -17,6 +17,7 @@ from explainer.cli.terminal import (
     make_folder,
     print_json,
     print_lines,
+    require_there,
     shows_progress,
     to_stderr,
 )
@@ -98,6 +99,7 @@ def guide_generator(
 ) -> None:
     """Name the axes of a generator's code by labels, rankings, pairs and anchors of images."""
     with errors_named(debug):
+        require_there("data", data)
         _require_work(guidance, out, latent_map)
         make_folder(None if latent_map is None else latent_map.parent)
         import torch
