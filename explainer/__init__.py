@@ -28,8 +28,8 @@ imports only from entries before it in this list::
     convnet.py      the small classifiers trained here: networks, training
     generators/     axes.py base.py networks.py linear.py objectives.py sampler.py feed.py perception.py
     generators/     sample_quality.py health.py selection.py loop.py training.py vae.py infomax.py
-    generators/     two_stage.py clustering.py mixture.py guidance.py directions.py teacher.py guiding.py
-    generators/     adapters.py cards.py zoo.py
+    generators/     two_stage.py clustering.py mixture.py guidance.py told.py teacher.py directions.py
+    generators/     lesson.py guiding.py adapters.py cards.py zoo.py
     classifier_files.py a classifier named by a word: of the zoo, a file, or a function
     walks/          scene.py placing.py base.py stepping.py gradient.py linear.py evolution.py head.py
     walks/          conditional.py diverse.py cluster.py
@@ -37,7 +37,7 @@ imports only from entries before it in this list::
     checks/         walk_back.py embedding.py identity.py realism.py robustness.py surrogate.py
     checks/         nulls.py verdict.py suite.py sets.py
     saliency/       base.py difference.py score_module.py attribution.py methods.py sanity.py truth.py
-    report/         output.py panels.py strip.py compact.py document.py charts.py figures.py
+    report/         output.py panels.py strip.py compact.py document.py charts.py axis_table.py figures.py
     report/         latent_map.py training_figures.py fidelity_chart.py page.py sheet.py fidelity_figures.py
     report/         spreadsheet.py bias_wording.py bias_charts.py bias_strips.py bias_page.py
     fillers.py      what takes the place of replaced pixels: noise, blur, mean, other images, a generator
@@ -62,8 +62,8 @@ imports only from entries before it in this list::
     bias/           inputs.py evidence.py audit.py
     audit_run.py    an audit of files: the table, the images, what is written
     training_run.py a training that can be killed at any moment and continued
-    cli/            terminal.py completion.py options.py explain.py demo.py health.py train.py fidelity.py
-    cli/            audit.py models.py application.py
+    cli/            terminal.py completion.py options.py explain.py demo.py health.py train.py guide.py
+    cli/            fidelity.py audit.py models.py application.py
     __main__.py     `python -m explainer`: the same as the command `explainer`
 
 The names in ``__all__`` are imported when first used, so that ``import explainer`` is quick.

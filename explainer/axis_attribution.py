@@ -4,11 +4,12 @@ With the delivered image a function of the code, the gradient theorem along the 
 to frame in straight segments, says
 
 .. math:: s(z_1) - s(z_0) = \int \nabla s \cdot dz
-          = \sum_i \int (\nabla s \cdot q_i)\, (q_i \cdot dz) + \int \nabla s \cdot du
+          = \sum_i \int (\nabla s \cdot d_i)\, (w_i \cdot dz) + \int \nabla s \cdot du
 
-so the terms of the named axes :math:`q_i` (see :mod:`explainer.generators.axes`) and of what has no name add
-up to the change of the score. The gradient is all of it, through the gates of the carried detail too, taken
-at 32 Gauss-Legendre points of every segment; what the sum misses is measured and kept.
+so the terms of the named axes, read by :math:`w_i` and moved along :math:`d_i` (see
+:mod:`explainer.generators.axes`), and of what has no name add up to the change of the score. The gradient is
+all of it, through the gates of the carried detail too, taken at 32 Gauss-Legendre points of every segment;
+what the sum misses is measured and kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,8 @@ class AxisTerm:
     Attributes:
         name: The axis.
         value: Its part of the change of the score.
-        moved: How far its coordinate moved, in prior standard deviations of the code.
+        moved: How far its coordinate moved, in standard deviations: of the prior, or of images where the axis
+            was named post hoc.
         towards: What that end of the axis is called; empty if it has no name.
     """
 
@@ -100,12 +102,12 @@ class AxisAttribution:
         shown = [term for term in order if abs(shares[term.name]) >= 0.005]
         said = []
         for number, term in enumerate(shown):
-            share = f"{100 * shares[term.name]:.0f} % {'of the move ' if number == 0 else ''}is"
+            share = f"{round(100 * shares[term.name])} % {'of the move ' if number == 0 else ''}is"
             towards = f' (towards "{term.towards}")' if term.towards else ""
             said.append(
                 f'{share} "{term.name}"{towards}' + (", against it" if term.value * self.change < 0 else "")
             )
-        rest = f"{100 * self.unnamed_share:.0f} % {'' if said else 'of the move '}is unnamed"
+        rest = f"{round(100 * self.unnamed_share)} % {'' if said else 'of the move '}is unnamed"
         return (", ".join(said) + ", and " if said else "") + rest + "."
 
     @property
@@ -218,7 +220,7 @@ def _of_path(
     ends = codes[[0, -1]]
     scores = scene.score(ends, torch.full((2,), row)).double().cpu()
     low, high = scene.target.to_level(scores).tolist()
-    directions = axes.directions.to(codes)
+    directions, readings = axes.directions.to(codes), axes.read.to(codes)
     if len(moves):
         between = (starts[:, None] + places.to(codes)[:, None] * moves[:, None]).flatten(0, 1)
         gradients = scene.score_and_gradient(between, torch.full((len(between),), row), full=True)[1]
@@ -226,12 +228,12 @@ def _of_path(
             "spd,p->sd", gradients.unflatten(0, (len(moves), -1)).double(), weights.to(codes.device)
         )
         steps = moves.double()
-        along = (mean @ directions.double().T) * (steps @ directions.double().T)
+        along = (mean @ directions.double().T) * (steps @ readings.double().T)
         values = along.sum(dim=0).cpu()
         whole = float((mean * steps).sum())
     else:
         values, whole = torch.zeros(len(axes), dtype=torch.float64), 0.0
-    moved = ((ends[1] - ends[0]) @ directions.T).tolist()
+    moved = ((ends[1] - ends[0]) @ readings.T).tolist()
     change = float(scores[1] - scores[0])
     terms = tuple(
         AxisTerm(axis.name, value, distance, axis.high if distance > 0 else axis.low)

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import test_page
 
+from explainer.axis_attribution import AxisAttribution, AxisTerm
+
 __all__ = ["HOSTILE", "bias_pictures", "bias_record", "hostile_record"]
 
 HOSTILE = [
@@ -84,6 +86,12 @@ def finding(classifier: str, attribute: str, verdict: str, moved: float) -> dict
     }  # fmt: skip
 
 
+def in_words() -> dict[str, Any]:
+    """The mean of walks along two named axes: gender alone would be enough, and age works against it."""
+    terms = AxisTerm("gender", 1.5, 0.9, "female"), AxisTerm("age", -0.3, 0.2, "")
+    return AxisAttribution(terms, 1.8, 3.0, 0.0012, (0.2, 0.8), 32).record()
+
+
 def bias_record() -> dict[str, Any]:
     """Two classifiers and three attributes, with a finding of every verdict."""
     verdicts = {"gender": ("confounded", 0.3), "age": ("insufficient", 0.07), "hat": ("not detected", 0.0)}
@@ -109,6 +117,7 @@ def bias_record() -> dict[str, Any]:
             ],
             "clean, smiling": [],
         },
+        "attribution_by_axis": {"biased, smiling": in_words()},
         "warnings": {"biased, smiling": "", "clean, smiling": "the classifier reads what cannot be shown"},
         "skipped": ["beard: 3 images with it and 297 without; at least 20 of each are needed"],
         "thresholds": {"present": 0.05, "absent": 0.1, "crossings": 100, "oracle_auc": 0.85},
@@ -161,6 +170,10 @@ def hostile_record() -> dict[str, Any]:
     record["clusters"] = {everything: [cluster]}
     record["warnings"] = dict.fromkeys(HOSTILE, everything)
     record["skipped"] = list(HOSTILE)
+    words = record["attribution_by_axis"].pop("biased, smiling")
+    words |= {"sentence": everything, "warnings": [everything]}
+    words["terms"][0] |= {"name": HOSTILE[0], "towards": everything}
+    record["attribution_by_axis"] = {everything: words}
     record["provenance"]["generator"]["source"] = everything
     record["provenance"]["options"]["reference"] = everything
     record["provenance"]["command"] = everything

@@ -56,6 +56,7 @@ def test_the_terms_of_a_linear_generator_are_slope_times_move(generator, model, 
     assert_allclose(parts.unnamed, (g * moved)[1:5].sum(), rtol=1e-4)
     assert_allclose(parts.change, found.frames["score"].iloc[-1] - found.frames["score"].iloc[0], rtol=1e-5)
     assert parts.error < 1e-3
+    assert parts.points >= 32
     # The minimal move is along the slope (1, 1.2, ... 2): shares are those of its squares.
     squares = torch.linspace(1, 2, 6).double().square()
     assert_allclose(list(parts.shares.values()), (squares / squares.sum())[[0, 5]], rtol=1e-3)
@@ -179,6 +180,23 @@ def test_walks_move_only_where_they_may(generator, model, image, walk, along, lo
     assert ("held to" in said) == bool(along)
     assert ("kept off" in said) == bool(lock)
     assert found.provenance["options"].get("along", []) == along
+
+
+def test_the_parts_of_oblique_axes_are_slope_along_times_what_is_read(generator, model, image):
+    random = torch.Generator().manual_seed(3)
+    read = torch.randn(2, 6, generator=random)
+    pattern = torch.randn(2, 6, generator=random)
+    oblique = LinearGenerator().eval()
+    directions = torch.linalg.solve(pattern @ read.T, pattern)
+    oblique.axes = NamedAxes(AXES.axes, torch.zeros(6), directions, readings=read)
+    found = explain(image, model, generator=oblique)
+    parts = found.attribution_by_axis
+    move = (found.latents[-1] - found.latents[0]).double()
+    expected = (directions.double() @ slope(generator, model)) * (read.double() @ move)
+    assert_allclose([term.value for term in parts.terms], expected, rtol=1e-3)
+    assert_allclose([term.moved for term in parts.terms], read.double() @ move, rtol=1e-3)
+    assert_allclose(sum(term.value for term in parts.terms) + parts.unnamed, parts.change, rtol=1e-3)
+    assert min(abs(term.value) for term in parts.terms) > 0.02
 
 
 def test_a_walk_along_one_axis_is_all_of_that_axis(generator, model, image):

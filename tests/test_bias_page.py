@@ -39,8 +39,8 @@ def block(page: str, kind: str) -> Any:
 def test_every_part_of_an_audit_is_there(page: str) -> None:
     heads = re.findall(r'<h2 id="([a-z]+)"', page)
     assert heads == [
-        "verdict", "matrix", "table", "conditions", "gate", "details", "compared", "clusters", "limits",
-        "definitions", "provenance",
+        "verdict", "matrix", "table", "conditions", "gate", "details", "axes", "compared", "clusters",
+        "limits", "definitions", "provenance",
     ]  # fmt: skip
     said = text_of(page)
     for words in (
@@ -200,6 +200,21 @@ def test_downloads_hold_the_whole_record_and_a_safe_table() -> None:
         row[name] for row in rows for name in row if row[name].startswith("-")
     ]
     assert all(float(cell) < 0 for cell in cells if cell.startswith("-")), "only numbers begin with a minus"
+
+
+def test_the_walks_are_said_in_words_where_the_generator_has_named_axes(page: str) -> None:
+    (section,) = re.findall(r'<h2 id="axes">.*?</section>', page, flags=re.DOTALL)
+    said = text_of(section)
+    for words in (
+        '50 % of the move is "gender" (towards "female"), -10 % is "age", against it, and 60 % is unnamed.',
+        "biased, smiling", "score by +3.000 comes from, along these walks from 0.20 to 0.80",
+        "gender 50 % +1.500 +0.900 female", "age −10 % −0.300 +0.200", "unnamed 60 % +1.800",
+        "the parts miss 0.12 % of the change", "No verdict rests on this",
+    ):  # fmt: skip
+        assert words in said, words
+    assert 'href="#axes"' in page
+    nameless = bias_record() | {"attribution_by_axis": {}}
+    assert "The walks in words" not in render_bias(nameless, {})
 
 
 def test_hostile_text_is_escaped_wherever_it_stands() -> None:

@@ -34,8 +34,9 @@ class Verdict:
 class Explained:
     """What pipeline.explain() returns, as far as the command uses it."""
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: Verdict, named: Any = None) -> None:
         self.verdict = verdict
+        self.attribution_by_axis = named
         self.original = types.SimpleNamespace(class_name="a [smile]", level=0.875)
         self.level_word = "probability of smiling"
         self.frames = pd.DataFrame(
@@ -91,6 +92,7 @@ class Desk:
         self.verdict = Verdict()
         self.of_set = "trust"
         self.error: BaseException | None = None
+        self.named: Any = None
         self.asked: dict[str, Any] = {}
         self.cards: list[dict[str, Any]] = [
             {
@@ -109,7 +111,7 @@ class Desk:
         self.asked = {"image": np.asarray(image), "classifier": classifier, **options}
         if self.error is not None:
             raise self.error
-        return Explained(self.verdict)
+        return Explained(self.verdict, self.named)
 
     def explain_many(self, images: Any, classifier: Any, **options: Any) -> "Several":
         self.asked = {"images": images, "classifier": classifier, **options}
@@ -199,7 +201,8 @@ def test_json_is_all_there_is_on_stdout(
 def test_explain_passes_every_option_on(desk: Desk, picture: Path, tmp_path: Path) -> None:
     words = ["explain", picture, "--classifier", "faces/smile", "--generator", "faces", "--target", "Smiling"]
     words += ["--level", ".1", "--level", ".9", "--crop", "20,11,5", "--seed", "3", "--device", "cpu"]
-    words += ["--saliency", "integrated_gradients, difference", "--fidelity"]
+    words += ["--saliency", "integrated_gradients, difference", "--fidelity", "--towards", "2"]
+    words += ["--along", "mouth open", "--along", "age, in years", "--lock", "gender"]
     assert ends_with(*words) == 0
     asked = desk.asked
     image = np.round(asked.pop("image") * 255).astype(int)
@@ -214,6 +217,9 @@ def test_explain_passes_every_option_on(desk: Desk, picture: Path, tmp_path: Pat
         "saliency": ("integrated_gradients", "difference"),
         "fidelity": True,
         "thorough": False,
+        "along": ["mouth open", "age, in years"],
+        "lock": ["gender"],
+        "towards": 2,
         "seed": 3,
         "device": "cpu",
         "progress": False,
@@ -231,10 +237,24 @@ def test_explain_leaves_what_is_not_given_to_the_pipeline(desk: Desk, picture: P
     assert desk.asked["levels"] is None
     assert desk.asked["generator"] == "auto"
     assert desk.asked["device"] is None
+    assert (desk.asked["along"], desk.asked["lock"], desk.asked["towards"]) == ((), (), None)
     assert (desk.asked["saliency"], desk.asked["fidelity"]) == (("difference",), False)
     assert ends_with("explain", picture, "--classifier", "faces/smile", "--saliency", "none") == 0
     assert desk.asked["saliency"] == ()
     assert (tmp_path / "o" / "explanation.gif").is_file()
+
+
+def test_explain_says_the_walk_in_words_where_axes_have_names(
+    desk: Desk, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.named = types.SimpleNamespace(
+        sentence='71 % of the move is "[age]".', warnings=("Most is unnamed.",)
+    )
+    assert ends_with("explain", picture, "--classifier", "faces/smile", "--towards", "round") == 0
+    assert desk.asked["towards"] == "round"
+    printed = capsys.readouterr().out
+    assert '71 % of the move is "[age]".' in printed
+    assert "Most is unnamed." in printed
 
 
 @pytest.mark.parametrize(

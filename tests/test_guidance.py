@@ -129,7 +129,8 @@ def planted(count=200, dimensions=6, seed=0):
 def test_directions_are_the_orthonormal_ones_nearest_to_what_the_labels_follow():
     codes, first, second, a, b = planted()
     ids = list(range(100))
-    axes = find_axes(codes, Guidance().label("a", ids, 5 + 2 * a[:100]).label("b", ids, b[:100]))
+    said = Guidance().label("a", ids, 5 + 2 * a[:100]).label("b", ids, b[:100])
+    axes = find_axes(codes, said, orthonormal=True)
     w = np.stack([first, second / np.linalg.norm(second)])
     left, _, right = np.linalg.svd(w, full_matrices=False)
     assert_allclose(axes.directions.numpy(), left @ right, atol=1e-3)
@@ -137,7 +138,30 @@ def test_directions_are_the_orthonormal_ones_nearest_to_what_the_labels_follow()
     assert [axis.measure for axis in axes.axes] == ["correlation"] * 2
     assert min(axis.quality for axis in axes.axes) > 0.95
     alone = find_axes(codes, Guidance().label("a", ids, 5 + 2 * a[:100])).axes[0]
-    assert_allclose([alone.slope, alone.offset], [2, 5 + 2 * float(codes[:, 0].mean())], atol=0.02)
+    assert_allclose(
+        [alone.slope, alone.offset],
+        [2 * float(codes[:, 0].std(correction=0)), 5 + 2 * float(codes[:, 0].mean())],
+        atol=0.02,
+    )
+
+
+def test_axes_are_read_by_what_labels_follow_and_moved_by_what_changes_with_them_alone():
+    codes, first, second, *_ = planted(2000)
+    codes[:, 3] += 0.8 * codes[:, 1]  # a dimension that goes with another
+    a, b = codes.numpy() @ first, codes.numpy() @ second
+    ids = list(range(150))
+    axes = find_axes(codes, Guidance().label("a", ids, a[:150]).label("b", ids, b[:150]))
+    found = axes.coordinates(codes).double().numpy()
+    assert_allclose(np.corrcoef(found[:, 0], a)[0, 1], 1, atol=1e-3)
+    assert_allclose(np.corrcoef(found[:, 1], b)[0, 1], 1, atol=1e-3)
+    assert_allclose(found.std(axis=0), 1, atol=0.02)
+    assert np.corrcoef(a, b)[0, 1] > 0.25  # which orthonormal directions could not both follow
+    assert_allclose((axes.readings @ axes.directions.T).numpy(), np.eye(2), atol=1e-5)
+    covariance = np.cov(codes.numpy().T)
+    w = axes.readings.double().numpy()
+    expected = np.linalg.solve(w @ covariance @ w.T, w @ covariance)
+    assert_allclose(axes.directions.numpy(), expected, atol=0.02)
+    assert float(axes.directions[1, 3]) > 0.5  # what goes along is moved along, though nothing is read there
 
 
 def test_labels_that_mean_nothing_are_not_called_good():
@@ -161,7 +185,7 @@ def test_zeros_and_ones_rankings_and_pairs_find_the_direction_too():
         if measure == "share of the difference":
             moved[100:] = moved[:100] + 1.5 * torch.from_numpy(first).float()
         axes = find_axes(moved, said)
-        assert float(axes.directions[0] @ torch.from_numpy(first).float()) > 0.9
+        assert float(axes.directions[0] @ torch.from_numpy(first).float() / axes.directions[0].norm()) > 0.9
         assert axes.axes[0].measure == measure
         assert axes.axes[0].quality > 0.85
 
@@ -183,9 +207,10 @@ def test_a_pair_that_did_not_change_in_an_axis_turns_it_away():
         moved[row + 40] = moved[row]
         moved[row + 40, 2] += 3
         pairs = pairs.pair(row, row + 40, changed=["other"])
-    without = find_axes(moved, said).directions[0, 2]
+    without = find_axes(moved, said).readings[0]
     held = find_axes(moved, pairs)
-    assert abs(float(held.directions[held.index("x"), 2])) < 0.4 * abs(float(without))
+    reading = held.readings[held.index("x")]
+    assert abs(float(reading[2] / reading.norm())) < 0.4 * abs(float(without[2] / without.norm()))
 
 
 def test_named_dimensions_and_axes_there_were_keep_their_directions():
@@ -198,6 +223,24 @@ def test_named_dimensions_and_axes_there_were_keep_their_directions():
     assert more.names == ("fourth", "b")
     assert_allclose(more.directions[0].numpy(), np.eye(6)[4], atol=1e-6)
     assert abs(float(more.directions[1, 4])) < 1e-6
+    learnt = find_axes(
+        codes, Guidance().label("b", ids, b[:100]).lock(["fourth"]), before=before, orthonormal=True
+    )
+    assert learnt.readings is None
+    assert abs(float(learnt.directions[1, 4])) < 1e-6
+
+
+def test_axes_beside_oblique_ones_leave_them_alone():
+    codes, _first, _second, a, b = planted()
+    ids = list(range(100))
+    before = find_axes(codes, Guidance().label("a", ids, a[:100]).label("b", ids, b[:100]))
+    third = codes[:100, 2].numpy() + 0.5 * a[:100]
+    for orthonormal in (False, True):
+        more = find_axes(codes, Guidance().label("c", ids, third), before=before, orthonormal=orthonormal)
+        torch.testing.assert_close(more.directions[:2], before.directions)
+        torch.testing.assert_close(more.read[:2], before.read)
+        assert_allclose((more.read @ more.directions.T).numpy(), np.eye(3), atol=1e-5)
+        assert (more.axes[0].slope, more.axes[0].quality) == (before.axes[0].slope, before.axes[0].quality)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +282,8 @@ def test_a_named_copy_decodes_as_before_and_the_original_has_no_axes():
     named = name_axes(generator, images, Guidance().label("third", ids, values), ids=ids)
     assert generator.axes is None
     assert named.axes.names == ("third",)
-    assert_allclose(named.axes.directions[0].abs().numpy(), np.eye(6)[2], atol=0.01)
+    reading = named.axes.readings[0]
+    assert_allclose((reading / reading.norm()).abs().numpy(), np.eye(6)[2], atol=0.01)
     torch.testing.assert_close(named.bare(images), generator.bare(images))
     assert named.axes.record["mode"] == "post-hoc"
 
@@ -257,8 +301,21 @@ def test_moving_along_one_axis_leaves_the_others_and_the_rest():
     before, after = axes.coordinates(codes), axes.coordinates(moved)
     assert_allclose(after[:, 1].numpy(), 1.25, atol=1e-5)
     assert_allclose(after[:, 0].numpy(), before[:, 0].numpy(), atol=1e-5)
-    rest = axes.subspace([], ["a", "b"])
-    assert_allclose((moved @ rest.T).numpy(), (codes @ rest.T).numpy(), atol=1e-5)
+    assert_allclose(axes.unnamed(moved).numpy(), axes.unnamed(codes).numpy(), atol=1e-5)
+    assert_allclose((axes.unnamed(codes) @ axes.read.T).numpy(), 0, atol=1e-5)
+
+
+def test_a_walk_along_oblique_axes_keeps_to_them_and_a_lock_keeps_what_is_read():
+    read = torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0]])
+    axes = NamedAxes(
+        (Axis("a"), Axis("b")), torch.zeros(3), torch.tensor([[1.0, -0.75, 0.0], [0.0, 1.25, 0.0]]),
+        readings=read,
+    )  # fmt: skip
+    (along,) = axes.subspace(["a"], [])
+    assert_allclose(along.abs().numpy(), [0.8, 0.6, 0], atol=1e-6)
+    free = axes.subspace([], ["b"])
+    assert_allclose((free @ free.T).numpy(), np.eye(2), atol=1e-6)
+    assert_allclose((free @ read[1]).numpy(), 0, atol=1e-6)
 
 
 def test_the_directions_along_and_lock_leave():
@@ -283,6 +340,8 @@ def test_the_directions_along_and_lock_leave():
 def test_axes_must_be_orthonormal_and_have_names_of_their_own():
     with pytest.raises(GeneratorError, match="must be 2 orthonormal rows"):
         NamedAxes((Axis("a"), Axis("b")), torch.zeros(2), torch.ones(2, 2))
+    with pytest.raises(GeneratorError, match="must be 1 rows with readings dual to them, of 2 dimensions"):
+        NamedAxes((Axis("a"),), torch.zeros(2), torch.eye(2)[:1], readings=torch.eye(2)[1:])
     with pytest.raises(OptionError, match="names two axes"):
         NamedAxes((Axis("a"), Axis("a")), torch.zeros(2), torch.eye(2))
 
@@ -304,6 +363,7 @@ def test_a_guided_generator_comes_back_with_its_axes_and_its_card_tells_of_them(
     assert back.axes.axes[0] == named.axes.axes[0]
     assert str(back.axes) == str(named.axes)
     torch.testing.assert_close(back.axes.directions, named.axes.directions)
+    torch.testing.assert_close(back.axes.readings, named.axes.readings)
     card = json.loads((tmp_path / "g" / "card.json").read_text())["generator"]["axes"]
     assert [axis["name"] for axis in card["axes"]] == ["light", "first"]
     assert card["axes"][0]["high"] == "bright"

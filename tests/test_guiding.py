@@ -37,21 +37,36 @@ def correlation(generator, planted, name):
     return np.corrcoef(found, planted.factors[name])[0, 1]
 
 
+def moved_monotonically(generator, planted, name):
+    """Share of images that the axis, moved in five steps, makes brighter at every one."""
+    codes = generator.encode(planted.images)
+    low, _, high = generator.axes.axes[generator.axes.index(name)].span
+    brightest = [
+        generator.decode(generator.axes.moved(codes, name, place.expand(len(codes)))).flatten(1).amax(dim=1)
+        for place in torch.linspace(low, high, 5)
+    ]
+    return float((torch.stack(brightest).diff(dim=0) > 0).all(dim=0).float().mean())
+
+
 def test_labels_are_learnt_better_than_a_direction_can_say(planted, trained):
     ids = list(range(80))
     guidance = Guidance().label("shade", ids, planted.factors["shade"][:80])
     frozen = name_axes(trained, planted.images, guidance)
     state = {name: value.clone() for name, value in trained.state_dict().items()}
-    guided = guide(trained, planted.images, guidance, steps=120, batch_size=16, progress=False)
+    guided = guide(
+        trained, planted.images, guidance, steps=120, batch_size=16, learning_rate=3e-3, progress=False
+    )
     fresh = sprites(200, size=16, seed=5)
-    assert correlation(guided, fresh, "shade") > max(0.7, correlation(frozen, fresh, "shade") + 0.2)
+    assert correlation(guided, fresh, "shade") > max(0.8, correlation(frozen, fresh, "shade") + 0.2)
+    assert moved_monotonically(guided, fresh, "shade") > 0.9
     for name, value in trained.state_dict().items():
         torch.testing.assert_close(value, state[name])
     assert trained.axes is None
     record = guided.axes.record
     assert record["mode"] == "fine-tune"
-    assert record["R2 after"][0] > record["R2 before"][0] - 0.1
-    assert {"guidance_told", "guidance_moved", "guidance_spread"} <= set(guided.history)
+    # Four dimensions and 120 steps: what the shade took from the code is not yet made up for.
+    assert record["R2 after"][0] > record["R2 before"][0] - 0.25
+    assert {"guidance_told", "guidance_moved", "guidance_obeyed", "guidance_spread"} <= set(guided.history)
 
 
 def test_anchored_images_go_to_their_place_and_the_code_may_have_no_names(planted):
@@ -60,12 +75,13 @@ def test_anchored_images_go_to_their_place_and_the_code_may_have_no_names(plante
     ids = list(range(150))
     places = [(2.0, 0.0) if bright[row] else (-2.0, 0.0) for row in ids]
     guided = guide(
-        trained, planted.images, Guidance().anchor(ids, places), steps=200, batch_size=16, progress=False
-    )
+        trained, planted.images, Guidance().anchor(ids, places), steps=150, batch_size=16,
+        learning_rate=3e-3, progress=False,
+    )  # fmt: skip
     assert guided.axes is None
     side = guided.encode(planted.images[150:])[:, 0].numpy() > 0
     clear = (planted.factors["shade"] - 0.65).abs().to_numpy()[150:] > 0.12
-    assert (side == bright[150:])[clear].mean() > 0.75
+    assert (side == bright[150:])[clear].mean() > 0.87
 
 
 def test_a_locked_axis_stays_while_another_is_learnt(planted, trained):
@@ -95,10 +111,12 @@ def test_rankings_pairs_and_zeros_and_ones_are_learnt(planted, trained):
     for row in range(0, 40, 2):
         low, high = sorted((100 + row, 101 + row), key=lambda each: shade[each])
         guidance = guidance.pair(low, high, changed=["shade"])
-    guided = guide(trained, planted.images, guidance, steps=120, batch_size=16, progress=False)
-    assert correlation(guided, planted, "shade") > 0.6
+    guided = guide(
+        trained, planted.images, guidance, steps=120, batch_size=16, learning_rate=3e-3, progress=False
+    )
+    assert correlation(guided, planted, "shade") > 0.8
     a = guided.axes.coordinates(guided.encode(planted.images))[:, guided.axes.index("right")].numpy()
-    assert ((a > np.median(a)) == (planted.factors["x"] > 0.5))[80:].mean() > 0.75
+    assert ((a > 0) == (planted.factors["x"] > 0.5))[80:].mean() > 0.92
 
 
 @pytest.mark.parametrize("kind", [InfoMaxVAE, TwoStageVAE, GaussianMixtureVAE])

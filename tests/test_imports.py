@@ -20,8 +20,8 @@ ORDER = """
     generators.sampler generators.feed generators.perception generators.sample_quality generators.health
     generators.selection generators.loop generators.training generators.vae generators.infomax
     generators.two_stage generators.clustering generators.mixture generators.guidance
-    generators.directions generators.teacher generators.guiding generators.adapters generators.cards
-    generators.zoo classifier_files
+    generators.told generators.teacher generators.directions generators.lesson generators.guiding
+    generators.adapters generators.cards generators.zoo classifier_files
     walks.scene walks.placing walks.base walks.stepping walks.gradient walks.linear walks.evolution
     walks.head walks.conditional walks.diverse walks.cluster
     checks.base checks.draws checks.walked checks.ends checks.soundness checks.consistency
@@ -31,7 +31,7 @@ ORDER = """
     saliency.base saliency.difference saliency.score_module saliency.attribution saliency.methods
     saliency.sanity saliency.truth
     report.output report.panels report.strip report.compact report.document report.charts
-    report.figures
+    report.axis_table report.figures
     report.latent_map report.training_figures report.fidelity_chart report.page report.sheet
     report.fidelity_figures report.spreadsheet report.bias_wording report.bias_charts report.bias_strips
     report.bias_page
@@ -42,8 +42,8 @@ ORDER = """
     bias.statistics bias.attributes bias.oracles bias.walking bias.confounding bias.verdict
     bias.subgroups bias.discovery bias.paths bias.pictures bias.junit bias.markdown bias.findings
     bias.inputs bias.evidence bias.audit audit_run training_run
-    cli.terminal cli.completion cli.options cli.explain cli.demo cli.health cli.train cli.fidelity cli.audit
-    cli.models cli.application __main__
+    cli.terminal cli.completion cli.options cli.explain cli.demo cli.health cli.train cli.guide
+    cli.fidelity cli.audit cli.models cli.application __main__
 """.split()
 FOLDERS = {name.split(".")[0] for name in ORDER if "." in name}
 

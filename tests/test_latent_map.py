@@ -13,7 +13,7 @@ from toys import LinearGenerator, toy_images
 
 from explainer.errors import OptionError, OutputError
 from explainer.generators import Axis, NamedAxes
-from explainer.report.latent_map import chosen_ids, latent_map, latent_page, traversal
+from explainer.report.latent_map import HEADER, chosen_ids, latent_map, latent_page, traversal
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,9 @@ def test_the_page_is_one_file_that_asks_for_nothing_and_shows_hostile_names_as_t
     assert page.count("</script>") == page.count("<script")
     assert not re.findall(r'src="https?:', page)
     assert "default-src 'none'" in page
+    (buttons,) = re.findall(r'"modeBarButtons": \[\[(.*?)\]\]', page)
+    assert "lasso2d" in buttons
+    assert "cloud" not in buttons.lower(), "images stay here"
     with pytest.raises(OutputError):
         latent_page(figure, tmp_path / "none" / "map.html")
 
@@ -105,9 +108,12 @@ def test_one_image_and_axes_without_names_are_refused(generator):
 def test_a_strip_goes_from_the_low_to_the_high_end(generator, tmp_path):
     images = toy_images(2)
     strip = traversal(generator, "light", images, steps=5, path=tmp_path / "strip.png")
-    pixels = np.asarray(strip.convert("L")) / 255
-    zoom = strip.height // 32
-    assert strip.size == (5 * 16 * zoom, 32 * zoom)
+    zoom = 4
+    assert strip.size == (5 * 16 * zoom, 32 * zoom + HEADER)
+    written = np.asarray(strip.convert("L"))[:HEADER] < 128
+    thirds = [part.sum() for part in np.array_split(written, 3, axis=1)]
+    assert min(thirds) > 20  # dim, light, <bright>
+    pixels = np.asarray(strip.convert("L"))[HEADER:] / 255
     codes = generator.encode(images)
     codes[:, 1] = -1.0
     expected = generator.decode(codes)[:, 0].numpy().reshape(32, 16)
@@ -120,10 +126,21 @@ def test_a_strip_goes_from_the_low_to_the_high_end(generator, tmp_path):
 
 def test_a_dimension_has_a_strip_too(generator):
     strip = traversal(generator, 2, steps=3)
-    first = np.asarray(strip.convert("L"))[::4, :64:4] / 255
+    first = np.asarray(strip.convert("L"))[HEADER::4, :64:4] / 255
     code = torch.zeros(1, 6)
     code[0, 2] = -1.6
     assert_allclose(first, generator.decode(code)[0, 0].numpy(), atol=0.02)
+
+
+def test_long_names_of_ends_do_not_run_into_each_other():
+    named = LinearGenerator().eval()
+    axis = Axis("a name that is far too long for a line " * 3, low="l" * 200, high="h" * 200)
+    named.axes = NamedAxes((axis,), torch.zeros(6), torch.eye(6)[:1])
+    header = np.asarray(traversal(named, axis.name, steps=3).convert("L"))[:HEADER] < 128
+    third = header.shape[1] // 3
+    assert header[:, :third].any()
+    assert not header[:, third - 2 : third + 2].any()
+    assert not header[:, 2 * third - 2 : 2 * third + 2].any()
 
 
 @pytest.mark.parametrize(("axis", "said"), [("none", "axis: names no axis"), (9, "axis: is no dimension")])

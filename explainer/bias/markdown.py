@@ -37,6 +37,8 @@ def as_markdown(record: Mapping[str, Any]) -> str:
                 f"- {_cell(name)}: {cluster['share']:.0%} of the walks {cluster['direction']} resemble each "
                 f"other (p = {cluster['p']:.2g}) and {_cell(cluster['shares'])}."
             )
+    for name, named in record.get("attribution_by_axis", {}).items():
+        lines.append(f"- {_cell(name)}, in the words of the generator's axes: {_cell(named['sentence'])}")
     about = record["provenance"]
     lines += [
         "",

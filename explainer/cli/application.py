@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from explainer.cli import audit, demo, explain, fidelity, health, models, train
+from explainer.cli import audit, demo, explain, fidelity, guide, health, models, train
 from explainer.cli.options import NO_WORD
 from explainer.cli.terminal import FAULT, WRONG_INPUT, print_error
 
@@ -39,6 +39,9 @@ evidence.
   [dim]5. does it use what it should not use?[/]
      explainer audit --classifier model.onnx --generator my_generator \\
        --data table.csv --label tumour --attributes sex,scanner --html audit.html
+  [dim]6. in your words? say what the axes of the generator's code mean[/]
+     explainer guide my_generator --data photos --guidance said.csv \\
+       --out guided
 
 [bold]A classifier[/] is faces/smile (of the zoo), model.onnx, model.pt2 (of torch.export.save) or \
 package.module:function, which loads yours. A file of weights alone (.pt, .pth) cannot be opened without \
@@ -82,6 +85,7 @@ app.command("fidelity", epilog=fidelity.EXAMPLES, rich_help_panel=_EXPLAINING)(f
 app.command("audit", epilog=audit.EXAMPLES, rich_help_panel=_CLASSIFIERS)(audit.audit)
 app.command("train", epilog=train.EXAMPLES, rich_help_panel=_GENERATORS)(train.train)
 app.command("health", epilog=health.EXAMPLES, rich_help_panel=_GENERATORS)(health.health)
+app.command("guide", epilog=guide.EXAMPLES, rich_help_panel=_GENERATORS)(guide.guide_generator)
 app.command("models", epilog=models.EXAMPLES, rich_help_panel=_GENERATORS)(models.models)
 
 # Of click, which typer needed in earlier versions and carries within itself in later ones.

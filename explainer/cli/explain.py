@@ -68,6 +68,11 @@ EXAMPLES = examples(
         "A folder of images; stopped, it goes on where it was",
         "explainer explain photos --classifier faces/smile --generator faces --out pages",
     ),
+    (
+        "A generator with named axes (explainer guide): is the change of one of them enough?",
+        "explainer explain cell.png --classifier model.onnx --generator guided --along 'nucleus size' "
+        "--out page",
+    ),
     ("For a script", "explainer explain face.png --classifier faces/smile --seed 1 --json --quiet"),
 )
 
@@ -112,6 +117,18 @@ def explain_images(
             help="Also make the checks that cost as much as the walk, and those of a set.",
         ),
     ] = False,
+    along: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AXIS", help="Named axis to walk along, and nowhere else; may be repeated."),
+    ] = None,
+    lock: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AXIS", help="Named axis that stays as it is; may be repeated."),
+    ] = None,
+    towards: Annotated[
+        str | None,
+        typer.Option(metavar="CLUSTER", help="Cluster of a mixture to walk to, by name or number."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -145,6 +162,9 @@ def explain_images(
             "saliency": names(saliency),
             "fidelity": fidelity,
             "thorough": thorough,
+            "along": along or (),
+            "lock": lock or (),
+            "towards": as_target(towards),
             "seed": seed,
             "device": device,
             "progress": shows_progress(quiet),
@@ -268,5 +288,8 @@ def _print_explanation(explanation: "Explanation", files: dict[str, str]) -> Non
     Console().print(table)
     lines = [f"[bold {COLOURS[verdict.status]}]Verdict[/] {escape(verdict.sentence)}"]
     lines += [f"  - {escape(reason)}" for reason in verdict.reasons]
+    named = explanation.attribution_by_axis
+    if named is not None:
+        lines += [escape(said) for said in (named.sentence, *named.warnings)]
     lines += [f"{kind:<5}{escape(path)}" for kind, path in files.items()]
     print_lines(lines)

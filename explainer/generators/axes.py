@@ -1,12 +1,15 @@
 r"""Named axes: directions of a code that mean something, and what a code is in their words.
 
-With origin :math:`m` (the mean code) and orthonormal directions :math:`q_1, \dots, q_K` a code is
+An axis is read by one vector :math:`w_i` of the code and moved along another, :math:`d_i`. With the mean code
+m as origin and :math:`w_i \cdot d_j = 1` for i = j, else 0, a code is
 
-.. math:: z = m + \sum_i a_i(z)\, q_i + u, \qquad a_i(z) = q_i \cdot (z - m), \qquad q_i \cdot u = 0,
+.. math:: z = m + \sum_i a_i(z)\, d_i + u, \qquad a_i(z) = w_i \cdot (z - m), \qquad w_i \cdot u = 0,
 
-its coordinates :math:`a_i` along the named axes and a rest u that has no name. Because the directions are
-orthonormal, moving along one of them changes no other named coordinate, and any small move is the sum of its
-parts along the axes and of the unnamed part: what an attribution by axis adds up.
+its coordinates :math:`a_i` along the named axes and a rest u that has no name. So moving along one axis
+changes no other named coordinate, and any small move is the sum of its parts along the axes and of the
+unnamed part: what an attribution by axis adds up. What is read best and what changes with it are one
+direction only in a code whose dimensions do not go together (Haufe et al. 2014, doi
+10.1016/j.neuroimage.2013.10.067); axes that were learnt are orthonormal, and :math:`w_i = d_i`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +23,7 @@ from explainer.errors import GeneratorError, OptionError
 
 __all__ = ["Axis", "NamedAxes"]
 
-_ORTHONORMAL = 1e-4
+_DUAL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,14 @@ class Axis:
 
 @dataclass(frozen=True, eq=False)
 class NamedAxes:
-    """Orthonormal directions of a code, each with a name.
+    """Directions of a code, each with a name.
 
     Attributes:
         axes: What is known of each.
         origin: ``(D,)``, the mean code.
-        directions: ``(K, D)``, orthonormal rows.
+        directions: ``(K, D)``, what moving along each adds to a code.
+        readings: ``(K, D)``, what each is read by; None where that is the direction itself, and they are
+            orthonormal.
         record: How they came about: mode, guidance, what was measured before and after; plain values.
 
     >>> axes = NamedAxes((Axis("size"), Axis("shade")), torch.zeros(3), torch.eye(3)[:2])
@@ -80,20 +85,27 @@ class NamedAxes:
     origin: Tensor
     directions: Tensor
     record: Mapping[str, Any] = field(default_factory=dict)
+    readings: Tensor | None = None
 
     def __post_init__(self) -> None:
         count, dimensions = len(self.axes), len(self.origin)
-        gram = self.directions @ self.directions.T
-        if self.directions.shape != (count, dimensions) or not torch.allclose(
-            gram, torch.eye(count).to(gram), atol=_ORTHONORMAL
+        given = [tuple(each.shape) for each in (self.directions, self.read)]
+        if given != [(count, dimensions)] * 2 or not torch.allclose(
+            self.read @ self.directions.T, torch.eye(count).to(self.directions), atol=_DUAL
         ):
+            own = "orthonormal rows" if self.readings is None else "rows with readings dual to them,"
             raise GeneratorError(
-                "directions", f"must be {count} orthonormal rows of {dimensions} dimensions",
-                received=f"shape {tuple(self.directions.shape)}", remedy="Orthogonalise them first.",
+                "directions", f"must be {count} {own} of {dimensions} dimensions",
+                received=f"shape {given[0]}", remedy="Orthogonalise them first.",
             )  # fmt: skip
         names = self.names
         if len(set(names)) < len(names):
             raise OptionError("name", "names two axes", received=names, remedy="Give each its own name.")
+
+    @property
+    def read(self) -> Tensor:
+        """``(K, D)``, what each axis is read by."""
+        return self.directions if self.readings is None else self.readings
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,7 +128,12 @@ class NamedAxes:
 
     def coordinates(self, z: Tensor) -> Tensor:
         """Coordinates ``(N, K)`` of codes ``(N, D)``."""
-        return (z - self.origin.to(z)) @ self.directions.to(z).T
+        return (z - self.origin.to(z)) @ self.read.to(z).T
+
+    def unnamed(self, z: Tensor) -> Tensor:
+        """What is left of codes, or of moves, ``(N, D)`` without their parts along the axes; the origin stays
+        in it."""
+        return z - (z @ self.read.to(z).T) @ self.directions.to(z)
 
     def moved(self, z: Tensor, name: str, coordinates: Tensor) -> Tensor:
         """Codes ``(N, D)`` whose coordinate on one axis is as given ``(N,)``, and nothing else is changed."""
@@ -148,10 +165,11 @@ class NamedAxes:
                 remedy="Walk along an axis, or lock it.",
             )  # fmt: skip
         if kept:
-            return self.directions[sorted(set(kept))]
+            chosen = self.directions[sorted(set(kept))]
+            return chosen if self.readings is None else torch.linalg.qr(chosen.T).Q.T
         if not locked:
             return torch.eye(len(self.origin))
-        held = self.directions[sorted(set(locked))]
+        held = self.read[sorted(set(locked))]
         if len(held) >= len(self.origin):
             raise OptionError(
                 "lock", "leaves no direction to walk in", received=", ".join(lock),
@@ -168,7 +186,8 @@ class NamedAxes:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name."""
-        return {"origin": self.origin, "directions": self.directions}
+        own = {} if self.readings is None else {"readings": self.readings}
+        return {"origin": self.origin, "directions": self.directions, **own}
 
     @classmethod
     def rebuilt(cls, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "NamedAxes":
@@ -177,7 +196,8 @@ class NamedAxes:
         for row in plain["axes"]:
             quality = float("nan") if row["quality"] is None else row["quality"]
             axes.append(Axis(**{**row, "quality": quality, "span": tuple(row["span"])}))
-        return cls(tuple(axes), tensors["origin"], tensors["directions"], dict(plain["record"]))
+        read = tensors.get("readings")
+        return cls(tuple(axes), tensors["origin"], tensors["directions"], dict(plain["record"]), read)
 
     def __str__(self) -> str:
         return "\n".join(str(axis) for axis in self.axes)

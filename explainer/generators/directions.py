@@ -2,20 +2,24 @@ r"""Names for a generator as it is: directions of its code that follow what was 
 
 The code of each image a statement is about is centred within its statement, and every axis has a target
 there: labels in units of their standard deviation, places in a ranking, 1 for the difference of a pair that
-changed in it and 0 for one that did not. Its direction is that of the ridge regression :math:`w_i` of the
-targets (its penalty by leave-one-out). All directions are then made orthonormal at once, with none preferred,
+changed in it and 0 for one that did not. What a Gaussian process makes of them for other images
+(:mod:`explainer.generators.teacher`) counts too, by how sure it is. An axis is read by the ridge regression
+:math:`w_i` of its targets (the penalty by leave-one-out), in units in which known images have a standard
+deviation of 1. With the
+covariance C of their codes all axes are then moved along
 
-.. math:: Q = (W W^\top)^{-1/2}\, W
+.. math:: D = (W C W^\top)^{-1}\, W C, \qquad W D^\top = 1,
 
-(Loewdin's symmetric orthogonalisation, the orthonormal rows nearest to W). The metric is that of the prior:
-dimensions the generator does not use have little variance, and a direction that leans on them is penalised.
-How well an axis does is measured by repeating all of it on four fifths of every statement and looking at the
-last fifth.
+what changes in a code when one coordinate does and the others do not. For a generator that will learn its
+axes (:func:`explainer.generators.guiding.guide`) they are made orthonormal at once instead, with none
+preferred, :math:`W = D = (W W^\top)^{-1/2}\, W` (Loewdin's symmetric orthogonalisation, the orthonormal rows
+nearest to W). How well an axis does is measured by repeating all of it on four fifths of every statement and
+looking at the last fifth.
 """
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,45 +30,22 @@ from torch import Tensor
 from explainer.errors import GeneratorError, OptionError
 from explainer.generators.axes import Axis, NamedAxes
 from explainer.generators.base import Generator, as_unit_interval
-from explainer.generators.guidance import Anchors, Guidance, Labels, Lock, Naming, Pair, Ranking
+from explainer.generators.guidance import Anchors, Guidance, Lock, Naming
+from explainer.generators.teacher import describe, teacher_of
+from explainer.generators.told import Told, places_of, told
 
-__all__ = ["Told", "codes_of", "find_axes", "label_line", "name_axes", "places_of", "told"]
+__all__ = ["codes_of", "find_axes", "label_line", "name_axes"]
 
 FOLDS = 5
+MOST_SPREAD = 2000
 FEWEST = 4
 PENALTIES = np.logspace(-3, 4, 22)
 _SAME_WAY = 0.05
 _SPAN = (0.05, 0.5, 0.95)
 Of = TypeVar("Of", bound=Generator)
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Told:
-    """A statement on one axis, as rows of codes with targets.
-
-    Attributes:
-        basis: What it was: ``"labels"``, ``"binary labels"``, ``"ranking"`` or ``"pairs"``; empty for pairs
-            that say the axis did not change.
-        rows: ``(n,)`` or ``(n, 2)``, which images; of a pair the second less the first is meant.
-        targets: ``(n,)``, centred and scaled; of pairs 1 or 0.
-        values: ``(n,)``, the targets as they were given.
-    """
-
-    basis: str
-    rows: NDArray[np.int64]
-    targets: Array
-    values: Array
-
-    def inputs(self, codes: Array) -> Array:
-        """What the targets are of, ``(n, D)``: codes, or differences of codes."""
-        if self.rows.ndim == 2:
-            return codes[self.rows[:, 1]] - codes[self.rows[:, 0]]
-        return codes[self.rows]
-
-    def part(self, kept: NDArray[np.bool_]) -> "Told":
-        """Some of its images."""
-        return replace(self, rows=self.rows[kept], targets=self.targets[kept], values=self.values[kept])
+Fixed = tuple[Array, Array]
+Spread = Callable[[Sequence[Told]], tuple[NDArray[np.int64], Array, Array] | None]
 
 
 def name_axes(
@@ -91,7 +72,8 @@ def name_axes(
             remedy="Fine-tune it: guide(generator, images, guidance).",
         )  # fmt: skip
     codes = codes_of(generator, images)
-    axes = find_axes(codes, guidance, ids=ids, before=generator.axes, seed=seed)
+    spread = _spreading(generator, images, codes, guidance, ids, seed)
+    axes = find_axes(codes, guidance, ids=ids, before=generator.axes, spread=spread, seed=seed)
     named = copy.deepcopy(generator)
     named.axes = replace(axes, record={"mode": "post-hoc", "statements": len(guidance.statements)})
     return named
@@ -106,15 +88,68 @@ def codes_of(generator: Generator, images: Tensor) -> Tensor:
     return torch.cat([generator.encode(as_unit_interval(part).to(device)) for part in images.split(256)])
 
 
+@torch.no_grad()
+def _spreading(
+    generator: Generator,
+    images: Tensor,
+    codes: Tensor,
+    guidance: Guidance,
+    ids: Sequence[object] | None,
+    seed: int,
+) -> Spread:
+    """What Gaussian processes make of statements for images, at most ``MOST_SPREAD`` of them."""
+    places = places_of(guidance, ids, len(images))
+    guided = [places[each] for each in guidance.ids]
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    chosen = torch.tensor(sorted({*guided, *order[:MOST_SPREAD].tolist()}))
+    at = {row: position for position, row in enumerate(chosen.tolist())}
+    device = generator.intensity.device
+    parts = [
+        describe(generator.prepare(as_unit_interval(images[part]).to(device)), codes[part])
+        for part in chosen.split(256)
+    ]
+    described = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def spread(evidence: Sequence[Told]) -> tuple[NDArray[np.int64], Array, Array] | None:
+        known = [
+            replace(each, rows=np.array([at[row] for row in each.rows.tolist()]))
+            for each in evidence
+            if each.rows.ndim == 1
+        ]
+        teacher = teacher_of(known, described)
+        if teacher is None:
+            return None
+        guess, sure = (part.numpy() for part in teacher(described))
+        if teacher.levels is not None:  # of 0 and 1, as the labels are counted
+            labels = np.concatenate([each.values for each in known if each.basis == "binary labels"])
+            guess = (guess - labels.mean()) / labels.std()
+        return chosen.numpy(), guess, np.maximum(sure, 1e-6)
+
+    return spread
+
+
 def find_axes(
     codes: Tensor,
     guidance: Guidance,
     *,
     ids: Sequence[object] | None = None,
     before: NamedAxes | None = None,
+    orthonormal: bool = False,
+    spread: Spread | None = None,
     seed: int = 0,
 ) -> NamedAxes:
-    """Named axes of codes ``(N, D)``; see :func:`name_axes`."""
+    """Named axes of codes ``(N, D)``; see :func:`name_axes`.
+
+    Args:
+        codes: Of all images.
+        guidance: What was said.
+        ids: What it calls each image.
+        before: Axes there are.
+        orthonormal: Read new axes by the directions they are moved along, for a generator that will learn
+            them.
+        spread: From what was said of an axis to rows of other images, guesses and how sure these are.
+        seed: Of the folds.
+    """
     values = codes.double().cpu().numpy()
     evidence = told(guidance, places_of(guidance, ids, len(values)))
     fixed = _fixed(guidance, values.shape[1], before, evidence)
@@ -129,10 +164,10 @@ def find_axes(
             "guidance", f"names more axes than the code has dimensions ({values.shape[1]})",
             received=len(names), remedy="Name fewer, or train a generator with a larger latent_dim.",
         )  # fmt: skip
-    directions = _directions(values, names, evidence, fixed)
-    held = _held_out(values, names, evidence, fixed, seed)
+    readings, directions = _directions(values, names, evidence, fixed, orthonormal, spread)
+    held = _held_out(values, names, evidence, fixed, orthonormal, spread, seed)
     origin = values.mean(axis=0)
-    coordinates = (values - origin) @ directions.T
+    coordinates = (values - origin) @ readings.T
     known = {} if before is None else {axis.name: axis for axis in before.axes}
     axes = []
     for number, name in enumerate(names):
@@ -140,65 +175,24 @@ def find_axes(
         axis = known.get(name, Axis(name)) if not evidence.get(name) else Axis(name)
         basis = ", ".join(dict.fromkeys(each.basis for each in evidence.get(name, []) if each.basis))
         low, median, high = np.quantile(coordinates[:, number], _SPAN).tolist()
-        slope, offset = label_line(coordinates[:, number], evidence.get(name, []))
+        line = label_line(coordinates[:, number], evidence.get(name, []))
         known_of: dict[str, Any] = {"basis": basis} if basis else {}
         if name in held:
             known_of |= dict(zip(("measure", "quality", "count"), held[name], strict=True))
         if said:
             known_of |= {"low": said[-1].low or axis.low, "high": said[-1].high or axis.high}
-        line: dict[str, Any] = {"slope": slope or axis.slope, "offset": offset or axis.offset}
-        axes.append(replace(axis, span=(low, median, high), **line, **known_of))
-    return NamedAxes(tuple(axes), torch.from_numpy(origin).float(), torch.from_numpy(directions).float())
-
-
-# -- statements as numbers -------------------------------------------------------------------------------
-
-
-def places_of(guidance: Guidance, ids: Sequence[object] | None, count: int) -> dict[str, int]:
-    """Where each image is."""
-    known = [str(each) for each in (range(count) if ids is None else ids)]
-    if len(known) != count or len(set(known)) < count:
-        raise OptionError(
-            "ids", f"must be {count} different ones, one for each image", received=f"{len(set(known))} ids",
-            remedy="Pass the ids in the order of the images.",
-        )  # fmt: skip
-    places = {each: row for row, each in enumerate(known)}
-    missing = [each for each in guidance.ids if each not in places]
-    if missing:
-        raise OptionError(
-            "guidance", f"is about {len(missing)} images that are not there", received=", ".join(missing[:5]),
-            remedy="Pass those images too, and ids= if images are not called by their number.",
-        )  # fmt: skip
-    return places
-
-
-def told(guidance: Guidance, places: dict[str, int]) -> dict[str, list[Told]]:
-    """Everything that was said of each axis, as rows and targets."""
-    found: dict[str, list[Told]] = {name: [] for name in guidance.names}
-    for statement in guidance.statements:
-        if isinstance(statement, Labels | Ranking):
-            labels = isinstance(statement, Labels)
-            given = statement.values if isinstance(statement, Labels) else range(len(statement.ids))
-            values = np.array(given, dtype=np.float64)
-            targets = (values - values.mean()) / values.std()
-            basis = "ranking" if not labels else "binary labels" if statement.binary else "labels"  # type: ignore[union-attr]
-            rows = np.array([places[each] for each in statement.ids])
-            found[statement.name].append(Told(basis, rows, targets, values))
-    pairs = guidance.of(Pair)
-    for name in guidance.names if pairs else ():
-        for changed in (True, False):
-            chosen = [pair for pair in pairs if (name in pair.changed) == changed]
-            if chosen:
-                rows = np.array([[places[pair.a], places[pair.b]] for pair in chosen])
-                targets = np.full(len(chosen), float(changed))
-                found[name].append(Told("pairs" if changed else "", rows, targets, targets))
-    return found
+        if line is not None:
+            known_of |= dict(zip(("slope", "offset"), line, strict=True))
+        axes.append(replace(axis, span=(low, median, high), **known_of))
+    known_by = None if np.array_equal(readings, directions) else torch.from_numpy(readings).float()
+    centre, moved = (torch.from_numpy(part).float() for part in (origin, directions))
+    return NamedAxes(tuple(axes), centre, moved, readings=known_by)
 
 
 def _fixed(
     guidance: Guidance, dimensions: int, before: NamedAxes | None, evidence: dict[str, list[Told]]
-) -> dict[str, Array]:
-    """Directions that are not to be found: named dimensions, and axes there were before."""
+) -> dict[str, Fixed]:
+    """Axes that are not to be found, how they are read and moved: named dimensions, and those before."""
     known = () if before is None else before.names
     locked = [name for lock in guidance.of(Lock) for name in lock.names]
     for name in locked:
@@ -212,7 +206,10 @@ def _fixed(
         assert before is not None  # it has names
         described = any(each.basis for each in evidence.get(name, []))
         if name in locked or not described:
-            fixed[name] = before.directions[before.index(name)].double().cpu().numpy()
+            rows = (
+                part[before.index(name)].double().cpu().numpy() for part in (before.read, before.directions)
+            )
+            fixed[name] = next(rows), next(rows)
     for naming in guidance.of(Naming):
         if naming.axis is None:
             if naming.name not in known and not any(each.basis for each in evidence[naming.name]):
@@ -226,7 +223,7 @@ def _fixed(
                 "guidance", f"names a dimension that a code of {dimensions} does not have",
                 received=naming.axis, remedy=f"Choose 0 to {dimensions - 1}.",
             )  # fmt: skip
-        fixed[naming.name] = np.eye(dimensions)[naming.axis]
+        fixed[naming.name] = (np.eye(dimensions)[naming.axis],) * 2
     return fixed
 
 
@@ -234,23 +231,57 @@ def _fixed(
 
 
 def _directions(
-    codes: Array, names: Sequence[str], evidence: dict[str, list[Told]], fixed: dict[str, Array]
-) -> Array:
-    """Orthonormal rows ``(K, D)``."""
+    codes: Array,
+    names: Sequence[str],
+    evidence: dict[str, list[Told]],
+    fixed: dict[str, Fixed],
+    orthonormal: bool,
+    spread: Spread | None,
+) -> tuple[Array, Array]:
+    """Readings and directions, dual to each other, ``(K, D)``."""
     scale = float(np.sqrt(codes.var(axis=0).mean())) or 1.0
     free = [name for name in names if name not in fixed]
-    held = np.stack(list(fixed.values())) if fixed else np.zeros((0, codes.shape[1]))
-    _require_apart(held, list(fixed))
-    rows = np.stack([_ridge(codes / scale, name, evidence[name]) for name in free]) if free else held[:0]
-    rows = rows - (rows @ held.T) @ held
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = rows / np.maximum(lengths, 1e-12)
-    _require_apart(rows, free)
-    if len(rows):
-        spread, vectors = np.linalg.eigh(rows @ rows.T)
-        rows = vectors @ np.diag(spread**-0.5) @ vectors.T @ rows
-    made = dict(zip(free, rows, strict=True)) | fixed
-    return np.stack([made[name] for name in names])
+    none = np.zeros((0, codes.shape[1]))
+    held_read, held = (
+        np.stack([pair[part] for pair in fixed.values()]) if fixed else none for part in (0, 1)
+    )
+    _require_apart(_unit(held_read), list(fixed))
+    read = np.stack([_ridge(codes / scale, name, evidence[name], spread) for name in free]) if free else none
+    if orthonormal:
+        taken = np.linalg.svd(np.concatenate([held_read, held]), full_matrices=False)
+        basis = taken[2][taken[1] > 1e-6]
+        read = _unit(read - (read @ basis.T) @ basis)
+        _require_apart(read, free)
+        if len(read):
+            sizes, vectors = np.linalg.eigh(read @ read.T)
+            read = vectors @ np.diag(sizes**-0.5) @ vectors.T @ read
+        moved = read
+    elif len(read):
+        read = read - (read @ held.T) @ held_read
+        covariance = _covariance(codes)
+        read = read / np.maximum((codes @ read.T).std(axis=0), 1e-12)[:, None]
+        root = np.linalg.cholesky(covariance)
+        _require_apart(_unit(read @ root), free)
+        everything = np.concatenate([held_read, read])
+        _require_apart(_unit(everything @ root), [*fixed, *free])
+        dual = np.linalg.solve(everything @ covariance @ everything.T, everything @ covariance)
+        moved = dual[len(held) :]
+    else:
+        moved = read
+    rows = {name: (read[n], moved[n]) for n, name in enumerate(free)} | fixed
+    return np.stack([rows[name][0] for name in names]), np.stack([rows[name][1] for name in names])
+
+
+def _unit(rows: Array) -> Array:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def _covariance(codes: Array) -> Array:
+    """Of codes ``(N, D)``, shrunk as far as so many of them need it (Ledoit & Wolf 2004); never singular."""
+    from sklearn.covariance import ledoit_wolf
+
+    covariance = np.asarray(ledoit_wolf(codes)[0])
+    return covariance + (1e-6 * np.trace(covariance) / len(covariance) + 1e-12) * np.eye(len(covariance))
 
 
 def _require_apart(rows: Array, names: Sequence[str]) -> None:
@@ -266,7 +297,7 @@ def _require_apart(rows: Array, names: Sequence[str]) -> None:
     )  # fmt: skip
 
 
-def _ridge(codes: Array, name: str, evidence: Sequence[Told]) -> Array:
+def _ridge(codes: Array, name: str, evidence: Sequence[Told], spread: Spread | None) -> Array:
     """The direction of one axis, not normalised."""
     from sklearn.linear_model import RidgeCV  # takes a second to import
 
@@ -275,21 +306,30 @@ def _ridge(codes: Array, name: str, evidence: Sequence[Told]) -> Array:
             "guidance", "says only what an axis is not", received=name,
             remedy="Label, rank or pair images that differ in it.",
         )  # fmt: skip
-    inputs, targets = [], []
+    inputs, targets, weights = [], [], []
     for each in evidence:
         rows = each.inputs(codes)
         centred = each.rows.ndim == 1
         inputs.append(rows - rows.mean(axis=0) if centred else rows)
         targets.append(each.targets - each.targets.mean() if centred else each.targets)
-    found = RidgeCV(PENALTIES, fit_intercept=False).fit(np.concatenate(inputs), np.concatenate(targets))
+        weights.append(np.ones(len(rows)))
+    guessed = None if spread is None else spread(evidence)
+    if guessed is not None:
+        others, guess, sure = guessed
+        inputs.append(codes[others] - np.average(codes[others], axis=0, weights=sure))
+        targets.append(guess - np.average(guess, weights=sure))
+        weights.append(sure)
+    found = RidgeCV(PENALTIES, fit_intercept=False).fit(
+        np.concatenate(inputs), np.concatenate(targets), sample_weight=np.concatenate(weights)
+    )
     return np.asarray(found.coef_, dtype=np.float64)
 
 
-def label_line(coordinates: Array, evidence: Sequence[Told]) -> tuple[float, float]:
-    """Slope and offset of labelled values over the coordinate; zeros without labels."""
+def label_line(coordinates: Array, evidence: Sequence[Told]) -> tuple[float, float] | None:
+    """Slope and offset of labelled values over the coordinate; None without labels."""
     labelled = [each for each in evidence if "labels" in each.basis]
     if not labelled:
-        return 0.0, 0.0
+        return None
     at = np.concatenate([coordinates[each.rows] for each in labelled])
     values = np.concatenate([each.values for each in labelled])
     slope = float(np.cov(at, values)[0, 1] / max(at.var(ddof=1), 1e-12))
@@ -300,7 +340,13 @@ def label_line(coordinates: Array, evidence: Sequence[Told]) -> tuple[float, flo
 
 
 def _held_out(
-    codes: Array, names: Sequence[str], evidence: dict[str, list[Told]], fixed: dict[str, Array], seed: int
+    codes: Array,
+    names: Sequence[str],
+    evidence: dict[str, list[Told]],
+    fixed: dict[str, Fixed],
+    orthonormal: bool,
+    spread: Spread | None,
+    seed: int,
 ) -> dict[str, tuple[str, float, int]]:
     """Measure, its value and on how many statements, for every axis with enough of them."""
     random = np.random.default_rng(seed)
@@ -317,13 +363,13 @@ def _held_out(
             ]
             for name in names
         }
-        directions = _directions(codes, names, kept, fixed)
+        readings = _unit(_directions(codes, names, kept, fixed, orthonormal, spread)[0])
         for number, name in enumerate(names):
             for each, part in zip(evidence.get(name, []), parts[name], strict=True):
                 if len(each.rows) >= FEWEST and each.basis:
                     training, last = each.part(part != fold), each.part(part == fold)
                     judged[name].append(
-                        (_predicted(codes, directions[number], training, last), last.values, each.basis)
+                        (_predicted(codes, readings[number], training, last), last.values, each.basis)
                     )
     return {name: found for name, parts_ in judged.items() if (found := _quality(parts_)) is not None}
 

@@ -2,50 +2,31 @@ r"""Fine-tuning: a generator learns axes that mean what a person said, and keeps
 
 Training starts from the directions :math:`q_i` that :func:`explainer.generators.directions.find_axes` finds
 for the generator as it is; they stay, and the networks learn to make the coordinates
-:math:`a_i = q_i \cdot (z - m)` what was said. To the generator's own loss are added, ramped up over the first
-fifth of the steps,
-
-- ``told``: of labels :math:`(a_i - y)^2` with y in standard deviations, of 0 and 1 a logistic loss, of a
-  ranking :math:`|\tanh(a_i - a_j) - \mathrm{sgn}|` of two images (AR-VAE, Pati & Lerch 2021, arXiv
-  2004.05485, eq. 6), of a pair that its unchanged coordinates match and the changed ones grow, of anchors
-  :math:`w\,\|\mu - \mathrm{anchor}\|^2`;
-- ``spread``: what Gaussian processes (:mod:`explainer.generators.teacher`) make of labels and anchors for all
-  other images, each weighed by how sure it is: with few labels, most of what can be known of the rest;
-- ``moved``: codes of which one coordinate was moved are decoded and encoded, and must come back: moving an
-  axis changes what it names and nothing else that is named;
-- ``apart``: the squared correlations of a named coordinate with all other directions of the code;
-- ``kept``: locked axes, and those there were before, keep their coordinates (distilled from the generator as
-  it was), and an image is not reconstructed worse than it was.
+:math:`a_i = q_i \cdot (z - m)` what was said. What :class:`explainer.generators.lesson.Lesson` asks for is
+added to the generator's own loss, ramped up over the first fifth of the steps. What came out is measured on
+images that nothing was said of, before and after.
 """
 
 import copy
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from explainer import metrics
 from explainer.errors import OptionError
 from explainer.generators.axes import NamedAxes
 from explainer.generators.base import as_unit_interval
-from explainer.generators.directions import (
-    Told,
-    codes_of,
-    find_axes,
-    label_line,
-    places_of,
-    told,
-)
+from explainer.generators.directions import codes_of, find_axes, label_line
 from explainer.generators.feed import feed
-from explainer.generators.guidance import Anchors, Guidance, Lock
-from explainer.generators.teacher import Teacher, describe, fit_teacher
+from explainer.generators.guidance import Guidance
+from explainer.generators.lesson import Lesson, Weights
+from explainer.generators.told import Told, places_of, told
 from explainer.generators.training import FEWEST_IMAGES, TrainableGenerator, _claim, store_codes
 from explainer.storage import sha256, state_sha256
 
@@ -57,17 +38,6 @@ LOGIT = 3.0
 MARGIN = 1.0
 FEWEST_SPREAD = 20
 Trained = TypeVar("Trained", bound=TrainableGenerator)
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What each part of the guidance counts, beside the generator's own loss in nats per pixel value."""
-
-    told: float = 5.0
-    spread: float = 10.0
-    moved: float = 1.0
-    apart: float = 0.1
-    kept: float = 2.0
 
 
 def guide(
@@ -132,8 +102,8 @@ def guide(
     codes = codes_of(before, images)
     axes = None
     if guidance.names or generator.axes is not None:
-        axes = find_axes(codes, guidance, ids=ids, before=generator.axes, seed=seed)
-    lesson = _Lesson(before, axes, guidance, images, places, codes, weights or Weights(), seed)
+        axes = find_axes(codes, guidance, ids=ids, before=generator.axes, orthonormal=True, seed=seed)
+    lesson = Lesson(before, axes, guidance, images, places, codes, weights or Weights(), seed)
     guided = copy.deepcopy(generator)
     guided.axes = None
     phase = guided.phases()[-1]
@@ -222,10 +192,10 @@ def _as_learned(axes: NamedAxes, codes: Tensor, lesson_of: dict[str, list[Told]]
         now = replace(axis, span=(span[0], span[1], span[2]))
         evidence = lesson_of.get(axis.name, [])
         if any(each.basis for each in evidence):
-            slope, offset = label_line(coordinates[:, number].numpy(), evidence)
+            line = label_line(coordinates[:, number].numpy(), evidence) or (axis.slope, axis.offset)
             now = replace(
                 now, basis=f"{axis.basis}, fine-tuned", measure="", quality=float("nan"), count=0,
-                slope=slope or axis.slope, offset=offset or axis.offset,
+                slope=line[0], offset=line[1],
             )  # fmt: skip
         learned.append(now)
     return replace(axes, axes=tuple(learned))
@@ -254,222 +224,3 @@ def _set_aside(count: int, guided: set[int], seed: int) -> tuple[Tensor, Tensor]
     kept = torch.ones(count, dtype=torch.bool)
     kept[held] = False
     return held, kept.nonzero().flatten()
-
-
-class _Lesson:
-    """The parts of the loss that come from guidance.
-
-    Args:
-        before: The generator as it was.
-        axes: Directions to learn; None for anchors alone.
-        guidance: What was said.
-        images: All images.
-        places: Where each guided image is.
-        codes: Codes ``(N, D)`` of all images in the generator as it was.
-        weights: Of the parts.
-        seed: Of the Gaussian processes.
-    """
-
-    def __init__(
-        self,
-        before: TrainableGenerator,
-        axes: NamedAxes | None,
-        guidance: Guidance,
-        images: Tensor,
-        places: dict[str, int],
-        codes: Tensor,
-        weights: Weights,
-        seed: int,
-    ) -> None:
-        self.before, self.axes, self.weights = before, axes, weights
-        rows = sorted(set(places.values()))
-        at = {row: place for place, row in enumerate(rows)}
-        self.guided = images[rows]
-        inner = {each: at[row] for each, row in places.items()}
-        self.told = told(guidance, inner)
-        self.names = () if axes is None else axes.names
-        self.anchors = self._anchors(guidance, inner, before.latent_dim)
-        taught = {name for name, each in self.told.items() if any(part.basis for part in each)}
-        locked = {name for lock in guidance.of(Lock) for name in lock.names}
-        self.kept = [number for number, name in enumerate(self.names) if name in locked or name not in taught]
-        described = describe(before.prepare(as_unit_interval(self.guided).to(codes.device)), codes[rows])
-        self.teachers = {
-            number: teacher
-            for number, name in enumerate(self.names)
-            if name not in locked and (teacher := _teacher(self.told.get(name, []), described)) is not None
-        }
-        self.placing = self._placing(described)
-        self.scale = _scales(self.told, self.names)
-
-    def __call__(
-        self, guided: TrainableGenerator, batch: Tensor, noise: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        weights = self.weights
-        terms: dict[str, tuple[float, Tensor]] = {}
-        terms["guidance_told"] = weights.told, self._said(guided, noise)
-        some = guided.prepare(batch[: max(2, len(batch) // 2)])  # the parts below cost several passes each
-        with torch.no_grad():
-            old = self.before._encode(some)
-            was = (self.before._decode(old) - some).square().mean(dim=(1, 2, 3))
-        z = guided._encode(some)
-        error = (guided._decode(z) - some).square().mean(dim=(1, 2, 3))
-        worse = functional.relu(error - was).mean() / was.mean().clamp_min(1e-8)
-        if self.axes is None:
-            terms["guidance_kept"] = weights.kept, worse
-        else:
-            a = self.axes.coordinates(z)
-            held = (a - self.axes.coordinates(old))[:, self.kept].square()
-            terms["guidance_kept"] = weights.kept, worse + (held.mean() if self.kept else 0.0)
-            terms["guidance_moved"] = weights.moved, self._moved(guided, z, noise)
-            terms["guidance_apart"] = weights.apart, _apart(z, self.axes)
-        if self.teachers or self.placing:
-            terms["guidance_spread"] = weights.spread, self._spread(z, describe(some, old))
-        loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
-        return loss, {name: value for name, (_, value) in terms.items()}
-
-    # -- what was said of single images ----------------------------------------------------------------
-
-    def _said(self, guided: TrainableGenerator, noise: torch.Generator) -> Tensor:
-        """The loss of some of the statements."""
-        device = guided.intensity.device
-        chosen = torch.randperm(len(self.guided), generator=noise, device=noise.device)[:GUIDED].cpu()
-        parts: list[Tensor] = []
-        drawn = [self._drawn(each, chosen, noise) for name in self.names for each in self.told.get(name, [])]
-        rows = torch.unique(torch.cat([chosen, *(each.flatten() for each in drawn)]))
-        z = guided._encode(guided.prepare(as_unit_interval(self.guided[rows]).to(device)))
-        at = torch.full((len(self.guided),), -1)
-        at[rows] = torch.arange(len(rows))
-        position = 0
-        for number, name in enumerate(self.names):
-            for each in self.told.get(name, []):
-                use, position = drawn[position], position + 1
-                if len(use) and self.axes is not None:
-                    parts.append(self._of(each, self.axes.coordinates(z)[:, number], at, use, number))
-        if self.anchors is not None:
-            which, target, weight = self.anchors
-            inside = at[which] >= 0
-            gap = z[at[which[inside]]][:, : target.shape[1]] - target[inside].to(z)
-            if len(gap):
-                parts.append((weight[inside].to(z) * gap.square().sum(dim=1)).mean())
-        return torch.stack(parts).mean() if parts else z.new_zeros(())
-
-    def _drawn(self, each: Told, chosen: Tensor, noise: torch.Generator) -> Tensor:
-        """Positions in a statement that this step looks at; of a ranking pairs, the lower first."""
-        rows = torch.from_numpy(each.rows)
-        if each.rows.ndim == 2:
-            return rows[torch.randperm(len(rows), generator=noise, device=noise.device)[:16].cpu()]
-        if each.basis == "ranking":
-            two = torch.rand(16, len(rows), generator=noise, device=noise.device).cpu().argsort(dim=1)[:, :2]
-            return rows[two.sort(dim=1).values]
-        return rows[torch.isin(rows, chosen)]
-
-    def _of(self, each: Told, a: Tensor, at: Tensor, use: Tensor, number: int) -> Tensor:
-        """The loss of one statement; ``use`` are the guided images of it that were encoded."""
-        if each.basis == "ranking":
-            low, high = a[at[use[:, 0]]], a[at[use[:, 1]]]
-            return (torch.tanh(high - low) - 1).abs().mean()
-        if each.rows.ndim == 2:
-            gap = a[at[use[:, 1]]] - a[at[use[:, 0]]]
-            return functional.relu(MARGIN - gap).mean() if each.basis else gap.square().mean()
-        values = dict(zip(each.rows.tolist(), each.values.tolist(), strict=True))
-        known = torch.tensor([values[row] for row in use.tolist()]).to(a)
-        found = a[at[use]]
-        if each.basis == "binary labels":
-            return functional.binary_cross_entropy_with_logits(LOGIT * found, known)
-        mean, std = self.scale[number]
-        return (found - (known - mean) / std).square().mean()
-
-    def _anchors(
-        self, guidance: Guidance, places: dict[str, int], dimensions: int
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
-        said = guidance.of(Anchors)
-        if not said:
-            return None
-        widths = {len(place) for each in said for place in each.coordinates}
-        if len(widths) > 1 or max(widths) > dimensions:
-            raise OptionError(
-                "guidance", f"anchors must all have as many coordinates, at most {dimensions}",
-                received=sorted(widths), remedy="Anchor in the first dimensions of the code.",
-            )  # fmt: skip
-        return (
-            torch.tensor([places[name] for each in said for name in each.ids]),
-            torch.tensor([place for each in said for place in each.coordinates]),
-            torch.tensor([weight for each in said for weight in each.weights]),
-        )
-
-    # -- what follows for all images --------------------------------------------------------------------
-
-    def _spread(self, z: Tensor, described: dict[str, Tensor]) -> Tensor:
-        """How far coordinates are from what the labels and anchors of other images make likely."""
-        found = {} if self.axes is None else dict(enumerate(self.axes.coordinates(z).T))
-        pairs = [(found[number], teacher, 0.0, 1.0) for number, teacher in self.teachers.items()]
-        pairs += [(z[:, number], *each) for number, each in enumerate(self.placing)]
-        parts = []
-        for a, teacher, mean, std in pairs:
-            guess, sure = (each.to(a) for each in teacher(described))
-            parts.append((sure * (a - (mean + std * guess)).square()).mean())
-        return torch.stack(parts).mean()
-
-    def _placing(self, described: dict[str, Tensor]) -> list[tuple[Teacher, float, float]]:
-        """A teacher for each coordinate of the anchors, with the mean and deviation of its places."""
-        if self.anchors is None or len(self.anchors[0]) < FEWEST_SPREAD:
-            return []
-        which, places, _ = self.anchors
-        shown = {name: block[which.to(block.device)] for name, block in described.items()}
-        found = []
-        for column in places.double().numpy().T:
-            std = float(column.std())
-            if std > 0:
-                found.append((fit_teacher(shown, (column - column.mean()) / std), float(column.mean()), std))
-        return found if len(found) == places.shape[1] else []
-
-    def _moved(self, guided: TrainableGenerator, z: Tensor, noise: torch.Generator) -> Tensor:
-        """How far moved codes come back from where they were moved to, once decoded and encoded."""
-        assert self.axes is not None
-        axes, count = self.axes, len(self.axes)
-        draws = torch.rand(2, len(z), generator=noise, device=noise.device).to(z)
-        which = (draws[0] * count).long().clamp_max(count - 1)
-        place = 3.2 * draws[1] - 1.6  # standard deviations: where nine tenths of a normal code lie
-        directions = axes.directions.to(z)
-        start = z.detach()
-        gap = place - axes.coordinates(start).gather(1, which[:, None])[:, 0]
-        target = start + gap[:, None] * directions[which]
-        back = guided._encode(guided.pad(guided.crop(guided._decode(target)))) - target
-        named = back @ directions.T
-        rest = back - named @ directions
-        return named.square().mean() + rest.square().sum(dim=1).mean() / max(1, z.shape[1] - count) / 4
-
-
-def _apart(z: Tensor, axes: NamedAxes) -> Tensor:
-    """Mean squared correlation of the named coordinates with each other and with the rest of the code."""
-    directions = axes.directions.to(z)
-    named = z @ directions.T
-    rest = z - named @ directions
-    whole = torch.cat([named, rest], dim=1)
-    whole = (whole - whole.mean(dim=0)) / whole.std(dim=0).clamp_min(0.1)
-    count = len(axes)
-    correlation = whole[:, :count].T @ whole / len(z)
-    off = correlation - functional.pad(torch.eye(count, device=z.device), (0, z.shape[1])).to(z) * correlation
-    return off.square().sum() / (count * max(1, z.shape[1] - 1))
-
-
-def _scales(told_of: dict[str, list[Told]], names: Sequence[str]) -> dict[int, tuple[float, float]]:
-    """Mean and deviation of all labelled values of each axis."""
-    scales = {}
-    for number, name in enumerate(names):
-        values = [each.values for each in told_of.get(name, []) if each.basis == "labels"]
-        if values:
-            joined = np.concatenate(values)
-            scales[number] = float(joined.mean()), float(joined.std())
-    return scales
-
-
-def _teacher(evidence: Sequence[Told], described: dict[str, Tensor]) -> Teacher | None:
-    """What the labels of an axis make likely elsewhere; None for few of them."""
-    labelled = [each for each in evidence if each.basis == "labels"]
-    if sum(len(each.rows) for each in labelled) < FEWEST_SPREAD:
-        return None
-    rows = torch.from_numpy(np.concatenate([each.rows for each in labelled]))
-    values = np.concatenate([each.values for each in labelled])
-    shown = {name: block[rows.to(block.device)] for name, block in described.items()}
-    return fit_teacher(shown, (values - values.mean()) / values.std())

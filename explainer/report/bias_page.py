@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from explainer.errors import OptionError
+from explainer.report.axis_table import axis_table
 from explainer.report.bias_charts import forward_chart, interval_chart, reverse_chart
 from explainer.report.bias_strips import Album
 from explainer.report.bias_wording import chosen_wording
@@ -101,6 +102,11 @@ def render_bias(
         "oracles": _oracles(findings),
         "gates": [gate["name"] for gate in findings[0]["gates"]],
         "compared": compared,
+        "axes": [
+            (key, table)
+            for key, found in record.get("attribution_by_axis", {}).items()
+            if (table := axis_table(found)) is not None
+        ],
         "clusters": _clusters(record, walks, album),
         "warnings": [(key, said) for key, said in record["warnings"].items() if said],
         "skipped": record["skipped"],

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from explainer.errors import OptionError
@@ -24,9 +24,12 @@ from explainer.report.panels import data_uri, display_ranges, image_panels, side
 __all__ = ["chosen_ids", "latent_map", "latent_page", "traversal"]
 
 THUMBNAIL = 64
+HEADER = 20
 MOST_IMAGES = 3000
 COLOURS = ("#1f6fb2", "#b34700", "#2e7d32", "#7b3fa0", "#8a6d00", "#00798c", "#b3261e", "#5b6472")
-SEEN = (0.05, 0.5, 0.95)
+BUTTONS = ("select2d", "lasso2d", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage")
+CONFIG = {"displaylogo": False, "modeBarButtons": [list(BUTTONS)]}
+"""Only these buttons: among plotly's own are some that would send the images to a server."""
 
 
 @torch.no_grad()
@@ -106,7 +109,7 @@ def latent_page(figure: go.Figure, path: str | Path) -> Path:
     Raises:
         OutputError: It cannot be written.
     """
-    plot = figure.to_html(full_html=False, include_plotlyjs=True, div_id="map", config={"displaylogo": False})
+    plot = figure.to_html(full_html=False, include_plotlyjs=True, div_id="map", config=CONFIG)
     page = _PAGE.replace("{{ plot }}", plot)
     return write_file(path, page.encode("utf-8"))
 
@@ -146,7 +149,8 @@ def traversal(
     steps: int = 7,
     path: str | Path | None = None,
 ) -> Image.Image:
-    """Strips of bare frames along an axis: one row for each image, from its low end to its high end.
+    """Strips of bare frames along an axis: one row for each image, from its low end to its high end, below a
+    line that names them.
 
     Args:
         generator: With the axis.
@@ -199,6 +203,7 @@ def traversal(
     picture = Image.fromarray(np.concatenate(rows, axis=0))
     zoom = max(1, 64 // generator.shape[1])
     picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+    picture = _headed(picture, _header(generator, axis))
     if path is not None:
         import io
 
@@ -206,6 +211,33 @@ def traversal(
         picture.save(content, format="PNG")
         write_file(path, content.getvalue())
     return picture
+
+
+def _header(generator: Generator, axis: str | int) -> tuple[str, str, str]:
+    """What stands over the low end of a strip, its middle, and its high end."""
+    if isinstance(axis, int) or generator.axes is None:
+        return "-1.6", f"dimension {axis}", "+1.6"
+    known = generator.axes.axes[generator.axes.index(axis)]
+    return known.low or "low", known.name, known.high or "high"
+
+
+def _headed(picture: Image.Image, words: tuple[str, str, str]) -> Image.Image:
+    """The picture below a line of three words: left, in the middle, and right."""
+    canvas = Image.new("RGB", (picture.width, picture.height + HEADER), "white")
+    canvas.paste(picture, (0, HEADER))
+    draw = ImageDraw.Draw(canvas)
+    share = picture.width / 3 - 6
+    for word, place, anchor in zip(
+        words, (3, picture.width / 2, picture.width - 3), ("lm", "mm", "rm"), strict=True
+    ):
+        size, text = 13, " ".join(word.split())
+        while size > 8 and draw.textlength(text, font=ImageFont.load_default(size)) > share:
+            size -= 1
+        font = ImageFont.load_default(size)
+        while len(text) > 1 and draw.textlength(text, font=font) > share:
+            text = text[:-2].rstrip() + "…" if text.endswith("…") else text[:-1].rstrip() + "…"
+        draw.text((place, HEADER / 2), text, font=font, fill="#22262e", anchor=anchor)
+    return canvas
 
 
 # -- pieces of the map -----------------------------------------------------------------------------------
@@ -252,8 +284,8 @@ def _groups(labels: Sequence[object] | None, count: int) -> list[tuple[str, np.n
             "labels", f"have {len(names)} classes, and {len(COLOURS)} colours can be told apart",
             received=", ".join(map(str, names[:3])) + ", ...", remedy="Put rare classes together.",
         )  # fmt: skip
-    return [("", everything, {"size": 7, "color": values.astype(float), "colorscale": "Viridis",
-                              "showscale": True, "opacity": 0.8})]  # fmt: skip
+    scale = {"colorscale": "Viridis", "colorbar": {"title": {"text": "label"}}, "showscale": True}
+    return [("", everything, {"size": 7, "color": values.astype(float), "opacity": 0.8, **scale})]
 
 
 def _label(labels: Sequence[object] | None, row: int) -> str:

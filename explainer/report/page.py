@@ -15,6 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from explainer.errors import OptionError
+from explainer.report.axis_table import axis_table
 from explainer.report.charts import level_chart
 from explainer.report.document import clean_name, render_page
 from explainer.report.fidelity_chart import fidelity_plots
@@ -124,24 +125,6 @@ def _fidelity(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "plots": [Markup(plot) for plot in plots],
         "rows": [{**row, "line": lines[row["method"]]} for row in found["rows"]],
     }
-
-
-def _axes(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The parts of the change by named axis, largest first, the unnamed one last, each with a bar."""
-    if found is None or not found["shares"]:
-        return None
-    named = sorted(found["terms"], key=lambda term: -abs(term["value"]))
-    parts = [*named, {"name": None, "value": found["unnamed"], "moved": None, "towards": ""}]
-    longest = max(abs(part["value"]) for part in parts) or 1.0
-    rows = []
-    for part in parts:
-        width = 100 * abs(part["value"]) / longest
-        share = part["value"] / found["change"]
-        rows.append(
-            {**part, "share": f"{100 * share:.0f} %".replace("-", "−"), "against": share < 0,
-             "start": round(100 - width, 2) if share < 0 else 100, "width": round(width, 2)}
-        )  # fmt: skip
-    return {**found, "rows": rows}
 
 
 def _count(checks: Sequence[Mapping[str, Any]], status: str) -> int:
@@ -289,7 +272,7 @@ def render_explanation(data: Mapping[str, Any]) -> str:
         "unsigned_bar": colour_bar(False),
         "saliency": _saliency(data["saliency"], original["image"]),
         "fidelity": _fidelity(data.get("fidelity")),
-        "axes": _axes(data.get("attribution_by_axis")),
+        "axes": axis_table(data.get("attribution_by_axis")),
         # What is wrong comes first: nobody reads fourteen checks to find it.
         "checks": sorted(data["checks"], key=lambda check: GRAVITY.index(check["status"])),
         "counts": [(each, count) for each in GRAVITY if (count := _count(data["checks"], each))],
