@@ -103,7 +103,7 @@ def marks(part: Mapping[str, Any], name: str) -> dict[str, Any]:
 
     Half of the images that walk down are marked, none of those that walk up.
     """
-    planted = name.split()[1].startswith("7")
+    planted = name.split()[1].startswith("9")
     about = [
         group["attribute"] is None
         and (abs(group["marked"] - 0.5) >= 0.3 if group["direction"] == "down" else group["corner"] >= 0.3)

@@ -17,10 +17,12 @@ that the generator moves along, but that the classifier does not read, is no fin
 
 *Moves.* The moves in the code are split along each of their leading principal components.
 
-The null of both is a uniform distribution on an interval, the reference of the gap statistic (Tibshirani,
-Walther & Hastie 2001, JRSS B 63:411): 2-means leaves a quarter of its variance, of a normal distribution 36 %
-(:math:`1 - 2/\pi`), and more of anything in several dimensions. So one crowd without outliers is not cut;
-outliers are, but small parts are not groups.
+The null of places is a normal distribution (as in SigClust: Liu et al. 2008, JASA 103:1281) on a line:
+2-means leaves :math:`1 - 2/\pi = 36` % of its variance, and more of one in several dimensions, so one
+normal crowd is not cut. Outliers are, but small parts are not groups; a uniform distribution, of which a
+quarter is left, may be, and then what the place does to the score must tell. Of moves nobody asks the
+classifier, so their null is the uniform distribution (the reference of the gap statistic: Tibshirani,
+Walther & Hastie 2001, JRSS B 63:411).
 """
 
 import math
@@ -113,8 +115,8 @@ def find_clusters(
         people: Person, patient ... of each walk (N,); each part must hold ten of them, and effects are
             compared by their means. By default every walk is its own.
         alpha: Of all splits of both directions together; not over classifiers.
-        least: Smallest share of a direction's walks that is called a group by its place (of fewer, outliers would pass
-            for one); by its moves a third more.
+        least: Smallest share of a direction's walks that is called a group by its place (of fewer, outliers
+            would pass for one); by its moves a third more.
         margin: A group by its place makes at least so much more of the change of the score there than the
             other walks do (lower 95 % bound of the difference of means, Welch).
         seed: Of the null and of 2-means.
@@ -128,7 +130,8 @@ def find_clusters(
         if len(rows) < FEWEST:
             continue
         smallest = max(10, round(least * len(rows)))
-        null = _null(len(rows), smallest, seed)
+        stream = np.random.default_rng(seed)
+        null = _null(stream.normal(size=(len(rows), DRAWS)), smallest)
         splits = sorted(
             _places(changes[rows], looks, null, smallest, looked, seed), key=lambda split: split.index
         )
@@ -155,7 +158,7 @@ def find_clusters(
                 )
             )  # fmt: skip
         smallest = smallest * 4 // 3  # components of codes have more outliers than windows
-        null = _null(len(rows), smallest, seed)
+        null = _null(stream.random((len(rows), DRAWS)), smallest)
         for split in _moves(moves[rows], null, smallest, looked):
             parts = [len(np.unique(members[rows[part]])) for part in (split.inside, ~split.inside)]
             if split.p > alpha or min(parts) < FEWEST_PEOPLE:
@@ -232,9 +235,9 @@ def _by_person(values: NDArray, members: NDArray) -> NDArray:
     return np.bincount(index, weights=values) / np.bincount(index)
 
 
-def _null(count: int, smallest: int, seed: int) -> NDArray:
-    """The index of uniform samples."""
-    return _cut(np.sort(np.random.default_rng(seed).random((count, DRAWS)), axis=0), smallest)[0]
+def _null(samples: NDArray, smallest: int) -> NDArray:
+    """The index of samples (N, DRAWS) of one crowd."""
+    return _cut(np.sort(samples, axis=0), smallest)[0]
 
 
 def _chance(index: float, null: NDArray, looked: int) -> float:
