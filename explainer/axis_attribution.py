@@ -83,9 +83,9 @@ class AxisAttribution:
 
     @property
     def unnamed_dominates(self) -> bool:
-        """Whether the unnamed part is more than half of all parts, counted by their size."""
+        """Whether the unnamed part is more than half of the change, or of all parts counted by their size."""
         whole = abs(self.unnamed) + sum(abs(term.value) for term in self.terms)
-        return abs(self.unnamed) > DOMINATES * whole
+        return abs(self.unnamed_share) > DOMINATES or abs(self.unnamed) > DOMINATES * whole
 
     @property
     def sentence(self) -> str:

@@ -130,6 +130,14 @@ def test_an_error_of_the_sum_is_a_warning():
     assert "miss 3.0%" in AxisAttribution(parts, 0.2, 1.7, 0.03, (0.1, 0.9), 32).warnings[0]
 
 
+def test_parts_that_cancel_do_not_hide_that_the_change_has_no_name():
+    parts = AxisTerm("a", 2.0, 1.0, ""), AxisTerm("b", -2.0, 1.0, "")
+    found = AxisAttribution(parts, 1.0, 1.0, 0.0, (0.2, 0.8), 32)
+    assert found.unnamed_dominates
+    assert "Most of the move has no name" in found.warnings[0]
+    assert not AxisAttribution((parts[0],), 1.0, 3.0, 0.0, (0.2, 0.8), 32).unnamed_dominates
+
+
 def test_it_is_saved_and_shown_with_names_escaped(tmp_path, generator, model, image):
     found = explain(image, model, generator=generator)
     found.save(tmp_path / "e")
