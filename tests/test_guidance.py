@@ -172,6 +172,68 @@ def test_labels_that_mean_nothing_are_not_called_good():
     assert axis.count == 100
 
 
+def test_an_image_of_two_statements_is_not_judged_by_an_axis_that_was_fitted_to_it():
+    codes = torch.randn(200, 80, generator=torch.Generator().manual_seed(0))
+    noise = np.random.default_rng(5).standard_normal(100)
+    said = Guidance().label("noise", list(range(100)), noise).rank("noise", np.argsort(noise).tolist())
+    (axis,) = find_axes(codes, said).axes
+    assert abs(axis.quality) < 0.3
+    assert axis.count == 100
+
+
+def test_pairs_are_judged_where_neither_image_was_fitted_to():
+    codes = torch.randn(200, 40, generator=torch.Generator().manual_seed(0))
+    said = Guidance()
+    for row in range(99):  # a chain: every image but two is in two pairs
+        said = said.pair(row, row + 1, changed=["noise"])
+    (axis,) = find_axes(codes, said).axes
+    assert 5 <= axis.count < 99
+    assert axis.quality < 0.2
+
+
+def test_a_dimension_that_axes_there_are_already_move_is_refused_by_name():
+    codes, _first, _second, a, b = planted()
+    ids = list(range(100))
+    said = Guidance().label("a", ids, a[:100] + 0.5 * b[:100])
+    before = find_axes(codes, said)
+    with pytest.raises(OptionError) as caught:
+        find_axes(codes, Guidance().name(1, "first"), before=before)
+    assert str(caught.value).startswith("guidance: names a dimension that another axis")
+    assert '"a"' in str(caught.value)
+    assert '"first"' in str(caught.value)
+    both = find_axes(codes, said.name(1, "first"))  # the remedy
+    assert_allclose((both.read @ both.directions.T).numpy(), np.eye(2), atol=1e-5)
+
+
+def test_what_a_locked_axis_says_of_an_image_does_not_depend_on_the_others_passed():
+    codes, _first, _second, a, _ = planted()
+    before = find_axes(codes, Guidance().label("a", list(range(100)), a[:100]))
+    others = codes + 1.7  # of other images, so with another mean
+    said = Guidance().lock(["a"]).label("c", list(range(100)), others[:100, 2].numpy())
+    for orthonormal in (False, True):
+        after = find_axes(others, said, before=before, orthonormal=orthonormal)
+        torch.testing.assert_close(
+            after.coordinates(codes)[:, 0], before.coordinates(codes)[:, 0], atol=1e-4, rtol=0
+        )
+        assert abs(float(after.coordinates(others)[:, 1].mean())) < 1e-4
+        axis = after.axes[0]
+        value = axis.slope * after.coordinates(codes)[:, 0].numpy() + axis.offset
+        assert_allclose(value, a, atol=0.2)
+
+
+def test_a_lock_and_more_said_of_the_same_axis_are_refused():
+    codes, *_, a, _b = planted()
+    ids = list(range(100))
+    before = find_axes(codes, Guidance().label("a", ids, a[:100]))
+    for said, problem in (
+        (Guidance().lock(["a"]).label("a", ids, a[:100]), "guidance: locks an axis and says more of it"),
+        (Guidance().lock(["a"]).name(3, "a"), "guidance: locks an axis and makes another dimension of it"),
+    ):
+        with pytest.raises(OptionError) as caught:
+            find_axes(codes, said, before=before)
+        assert str(caught.value).startswith(problem)
+
+
 def test_zeros_and_ones_rankings_and_pairs_find_the_direction_too():
     codes, first, _, a, _ = planted()
     order = np.argsort(a[:40])

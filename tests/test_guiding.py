@@ -15,7 +15,8 @@ from explainer.generators import (
     load_generator,
     name_axes,
 )
-from explainer.generators.guiding import Weights, guide
+from explainer.generators.guiding import Weights, _set_aside, guide
+from explainer.generators.lesson import Lesson
 from explainer.synthetic import sprites
 
 SMALL = {"widths": (8, 16), "encoder_blocks": (0, 0), "decoder_blocks": (0, 0)}
@@ -168,3 +169,94 @@ def test_checkpoints_of_other_guidance_are_refused(planted, trained, tmp_path):
     guide(trained, planted.images, Guidance().label("shade", [0, 1], [0.0, 1.0]), **options)
     with pytest.raises(TrainingError, match="run with other guidance"):
         guide(trained, planted.images, Guidance().label("shade", [0, 1], [1.0, 0.0]), **options)
+
+
+QUICK = {"steps": 2, "batch_size": 8, "progress": False}
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_guidance_of_all_images_is_measured_on_guided_ones(planted, trained, anchored):
+    images, ids = planted.images[:60], list(range(60))
+    x = planted.factors["x"][:60]
+    said = Guidance().anchor(ids, [(each, 0.0) for each in x]) if anchored else Guidance().label("x", ids, x)
+    guided = guide(trained, images, said, **QUICK)
+    record = guided.history.attrs["guidance"]
+    assert record["held-out images"] == record["measured images trained on"] == 5
+    assert set(guided.quantiles) == {"bare", "unexplained", "typicality"}
+    assert anchored or guided.axes.record["measured images trained on"] == 5
+
+
+@pytest.mark.parametrize("free", [0, 1, 4, 5, 60])
+def test_what_is_set_aside_is_not_trained_on_unless_it_is_guided(free):
+    guided = set(range(100 - free))
+    held, training = (set(rows.tolist()) for rows in _set_aside(100, guided, 0))
+    assert len(held) == 5
+    assert held | training == set(range(100))
+    assert held & training <= guided
+    assert len(held & training) == max(0, 5 - free)
+
+
+def test_anchors_without_names_are_measured_too(planted, trained):
+    guided = guide(trained, planted.images, Guidance().anchor([0, 1], [(-1.0, 0.0), (1.0, 0.0)]), **QUICK)
+    record = guided.history.attrs["guidance"]
+    assert guided.axes is None
+    assert len(record["R2 before"]) == len(record["R2 after"]) == 1
+    assert record["health"].count(": ") >= 1
+    assert record["held-out images"] == 15
+    assert "measured images trained on" not in record
+
+
+def test_a_run_without_a_finite_loss_is_no_success(planted, trained, monkeypatch):
+    monkeypatch.setattr(
+        Lesson,
+        "__call__",
+        lambda self, guided, batch, noise: (torch.tensor(torch.nan, requires_grad=True), {}),
+    )
+    with pytest.raises(TrainingError, match="learning_rate: too many steps had no finite gradient"):
+        guide(trained, planted.images, Guidance().label("x", [0, 1], [0.0, 1.0]), **QUICK)
+
+
+def test_checkpoints_of_a_generator_with_other_axes_are_refused(planted, trained, tmp_path):
+    said = Guidance().label("shade", [0, 1], [0.0, 1.0])
+    first, second = (name_axes(trained, planted.images, Guidance().name(axis, "a")) for axis in (0, 1))
+    guide(first, planted.images, said, resume_from=tmp_path, **QUICK)
+    with pytest.raises(TrainingError, match="run with other axes"):
+        guide(second, planted.images, said, resume_from=tmp_path, **QUICK)
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(planted, trained, tmp_path, monkeypatch):
+    guidance = Guidance().label("shade", list(range(30)), planted.factors["shade"][:30])
+    options = {"steps": 8, "batch_size": 8, "progress": False}
+    whole = guide(trained, planted.images, guidance, **options)
+    monkeypatch.setattr("explainer.generators.loop.CHECKPOINT_SECONDS", 0)
+    lesson, calls = Lesson.__call__, []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise RuntimeError("the power went out")
+        return lesson(*arguments)
+
+    monkeypatch.setattr(Lesson, "__call__", failing)
+    with pytest.raises(RuntimeError, match="power"):
+        guide(trained, planted.images, guidance, resume_from=tmp_path, **options)
+    resumed = guide(trained, planted.images, guidance, resume_from=tmp_path, **options)
+    assert len(calls) == 5 + 4
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-6, rtol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("said", "options", "problem"),
+    [
+        (Guidance(), {}, "guidance: says nothing that could be learnt"),
+        (Guidance().pair(0, 1, changed=[]), {}, "guidance: says nothing that could be learnt"),
+        (Guidance().lock(["nope"]), {}, "guidance: locks an axis that the generator does not have"),
+        (Guidance().name(0, "x"), {"minutes": 0}, "minutes, learning_rate: must be positive and finite"),
+        (Guidance().name(0, "x"), {"learning_rate": -1.0}, "minutes, learning_rate: must be positive"),
+    ],
+)
+def test_what_would_train_for_nothing_is_refused_before(planted, trained, said, options, problem):
+    with pytest.raises(OptionError) as caught:
+        guide(trained, planted.images, said, **QUICK, **options)
+    assert str(caught.value).startswith(problem)

@@ -13,8 +13,8 @@ covariance C of their codes all axes are then moved along
 what changes in a code when one coordinate does and the others do not. For a generator that will learn its
 axes (:func:`explainer.generators.guiding.guide`) they are made orthonormal at once instead, with none
 preferred, :math:`W = D = (W W^\top)^{-1/2}\, W` (Loewdin's symmetric orthogonalisation, the orthonormal rows
-nearest to W). How well an axis does is measured by repeating all of it on four fifths of every statement and
-looking at the last fifth.
+nearest to W). How well an axis does is measured by repeating all of it without a fifth of the images that
+were spoken of, in whichever statements, and looking at what was said of these.
 """
 
 import copy
@@ -34,13 +34,14 @@ from explainer.generators.guidance import Anchors, Guidance, Lock, Naming
 from explainer.generators.teacher import describe, teacher_of
 from explainer.generators.told import Told, places_of, told
 
-__all__ = ["codes_of", "find_axes", "label_line", "name_axes"]
+__all__ = ["codes_of", "find_axes", "label_line", "name_axes", "require_locks"]
 
 FOLDS = 5
 MOST_SPREAD = 2000
 FEWEST = 4
 PENALTIES = np.logspace(-3, 4, 22)
 _SAME_WAY = 0.05
+_DUAL = 1e-3
 _SPAN = (0.05, 0.5, 0.95)
 Of = TypeVar("Of", bound=Generator)
 Array = NDArray[np.float64]
@@ -167,6 +168,14 @@ def find_axes(
     readings, directions = _directions(values, names, evidence, fixed, orthonormal, spread)
     held = _held_out(values, names, evidence, fixed, orthonormal, spread, seed)
     origin = values.mean(axis=0)
+    for name, (reading, direction) in fixed.items():
+        if (
+            before is not None
+            and name in before.names
+            and np.allclose(reading, before.read[before.index(name)].double().cpu())
+        ):
+            # What has been said of its coordinates stays true whichever images there are now.
+            origin = origin + (reading @ (before.origin.double().cpu().numpy() - origin)) * direction
     coordinates = (values - origin) @ readings.T
     known = {} if before is None else {axis.name: axis for axis in before.axes}
     axes = []
@@ -194,18 +203,17 @@ def _fixed(
 ) -> dict[str, Fixed]:
     """Axes that are not to be found, how they are read and moved: named dimensions, and those before."""
     known = () if before is None else before.names
-    locked = [name for lock in guidance.of(Lock) for name in lock.names]
-    for name in locked:
-        if name not in known:
-            raise OptionError(
-                "guidance", "locks an axis that the generator does not have", received=name,
-                remedy="Lock an axis that was named before, or leave the lock out.",
-            )  # fmt: skip
-    fixed = {}
+    locked = require_locks(guidance, before)
+    fixed: dict[str, Fixed] = {}
     for name in known:
         assert before is not None  # it has names
         described = any(each.basis for each in evidence.get(name, []))
-        if name in locked or not described:
+        if name in locked and described:
+            raise OptionError(
+                "guidance", "locks an axis and says more of it", received=name,
+                remedy="Leave the lock out, or the labels, rankings and pairs that change it.",
+            )  # fmt: skip
+        if not described:
             rows = (
                 part[before.index(name)].double().cpu().numpy() for part in (before.read, before.directions)
             )
@@ -223,8 +231,43 @@ def _fixed(
                 "guidance", f"names a dimension that a code of {dimensions} does not have",
                 received=naming.axis, remedy=f"Choose 0 to {dimensions - 1}.",
             )  # fmt: skip
-        fixed[naming.name] = (np.eye(dimensions)[naming.axis],) * 2
+        unit = np.eye(dimensions)[naming.axis]
+        if naming.name in locked and not np.allclose(np.stack(fixed[naming.name]), unit, atol=_DUAL):
+            raise OptionError(
+                "guidance", "locks an axis and makes another dimension of it", received=naming.name,
+                remedy="Leave the lock out, or give the dimension a name of its own.",
+            )  # fmt: skip
+        fixed[naming.name] = unit, unit
     return fixed
+
+
+def require_locks(guidance: Guidance, before: NamedAxes | None) -> list[str]:
+    """The names of locked axes, which the generator must have."""
+    locked = [name for lock in guidance.of(Lock) for name in lock.names]
+    for name in locked:
+        if before is None or name not in before.names:
+            raise OptionError(
+                "guidance", "locks an axis that the generator does not have", received=name,
+                remedy="Lock an axis that was named before, or leave the lock out.",
+            )  # fmt: skip
+    return locked
+
+
+def _require_dual(read: Array, moved: Array, names: Sequence[str]) -> None:
+    """Axes that are not to be found must not move each other's coordinates."""
+    off = np.abs(read @ moved.T - np.eye(len(names)))
+    if not len(names) or off.max() <= _DUAL:
+        return
+    a, b = (int(each) for each in np.unravel_index(off.argmax(), off.shape))
+    first, second = _unit(read[[a, b]])
+    if abs(first @ second) > 1 - _SAME_WAY:
+        raise _same_way(names[a], names[b], abs(first @ second))
+    raise OptionError(
+        "guidance", "names a dimension that another axis there is already moves, or is read by",
+        received=f'"{names[a]}" and "{names[b]}"',
+        remedy="Name the generator as it was before those axes, with all of the guidance at once; "
+        "or choose another dimension.",
+    )  # fmt: skip
 
 
 # -- directions --------------------------------------------------------------------------------------------
@@ -245,7 +288,7 @@ def _directions(
     held_read, held = (
         np.stack([pair[part] for pair in fixed.values()]) if fixed else none for part in (0, 1)
     )
-    _require_apart(_unit(held_read), list(fixed))
+    _require_dual(held_read, held, list(fixed))
     read = np.stack([_ridge(codes / scale, name, evidence[name], spread) for name in free]) if free else none
     if orthonormal:
         taken = np.linalg.svd(np.concatenate([held_read, held]), full_matrices=False)
@@ -290,9 +333,13 @@ def _require_apart(rows: Array, names: Sequence[str]) -> None:
         return
     cosines = np.abs(np.triu(rows @ rows.T, 1))
     a, b = (int(each) for each in np.unravel_index(cosines.argmax(), cosines.shape))
-    raise GeneratorError(
+    raise _same_way(names[a], names[b], float(cosines[a, b]))
+
+
+def _same_way(first: str, second: str, cosine: float) -> GeneratorError:
+    return GeneratorError(
         "guidance", "asks for axes that this generator cannot tell apart",
-        received=f'"{names[a]}" and "{names[b]}", cosine {cosines[a, b]:.2f}',
+        received=f'"{first}" and "{second}", cosine {cosine:.2f}',
         remedy="Give them one name, label images that differ in one and not in the other, or fine-tune.",
     )  # fmt: skip
 
@@ -350,28 +397,56 @@ def _held_out(
 ) -> dict[str, tuple[str, float, int]]:
     """Measure, its value and on how many statements, for every axis with enough of them."""
     random = np.random.default_rng(seed)
-    parts = {
-        name: [random.permutation(np.arange(len(each.rows)) % FOLDS) for each in evidence.get(name, [])]
-        for name in names
-    }
+    folds = {name: _folds(evidence.get(name, []), len(codes), random) for name in names}
     judged: dict[str, list[tuple[Array, Array, str]]] = {name: [] for name in names}
     for fold in range(FOLDS):
-        kept = {
-            name: [
-                each.part(part != fold) if len(each.rows) >= FEWEST else each
-                for each, part in zip(evidence.get(name, []), parts[name], strict=True)
-            ]
-            for name in names
-        }
+        kept, asked = {}, []
+        for name in names:
+            whole = evidence.get(name, [])
+            known = [part for each in whole if len((part := _without(each, folds[name], fold)).rows) > 1]
+            if any(each.basis and len(each.rows) >= FEWEST for each in whole) and any(
+                each.basis for each in known
+            ):
+                asked.append(name)
+            kept[name] = known if name in asked else whole
         readings = _unit(_directions(codes, names, kept, fixed, orthonormal, spread)[0])
-        for number, name in enumerate(names):
-            for each, part in zip(evidence.get(name, []), parts[name], strict=True):
-                if len(each.rows) >= FEWEST and each.basis:
-                    training, last = each.part(part != fold), each.part(part == fold)
-                    judged[name].append(
-                        (_predicted(codes, readings[number], training, last), last.values, each.basis)
-                    )
+        for name in asked:
+            for each in evidence[name]:
+                training, last = _without(each, folds[name], fold), _inside(each, folds[name], fold)
+                if each.basis and len(each.rows) >= FEWEST and len(training.rows) > 1 and len(last.rows):
+                    guess = _predicted(codes, readings[names.index(name)], training, last)
+                    judged[name].append((guess, last.values, each.basis))
     return {name: found for name, parts_ in judged.items() if (found := _quality(parts_)) is not None}
+
+
+def _folds(evidence: Sequence[Told], count: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """The fold ``(N,)`` of every image that is spoken of, in whichever statements on this axis; else -1.
+
+    The two of a pair share one where there is room: a pair that straddles folds cannot be judged.
+    """
+    rows = np.unique(np.concatenate([each.rows.ravel() for each in evidence])) if evidence else np.array([])
+    found = np.full(count, -1)
+    room = np.full(FOLDS, -(-len(rows) // FOLDS))
+    pairs = [pair for each in evidence if each.rows.ndim == 2 for pair in each.rows.tolist()]
+    order = [pairs[place] for place in random.permutation(len(pairs))]
+    order += [[row] for row in random.permutation(rows).tolist()]
+    for group in order:
+        for row in group:
+            if found[row] < 0:
+                beside = [found[other] for other in group if found[other] >= 0 and room[found[other]] > 0]
+                found[row] = beside[0] if beside else room.argmax()
+                room[found[row]] -= 1
+    return found
+
+
+def _without(each: Told, folds: NDArray[np.int64], fold: int) -> Told:
+    """A statement of images none of which is in a fold."""
+    return each.part((folds[each.rows].reshape(len(each.rows), -1) != fold).all(axis=1))
+
+
+def _inside(each: Told, folds: NDArray[np.int64], fold: int) -> Told:
+    """A statement of images all of which are in a fold."""
+    return each.part((folds[each.rows].reshape(len(each.rows), -1) == fold).all(axis=1))
 
 
 def _predicted(codes: Array, direction: Array, training: Told, last: Told) -> Array:

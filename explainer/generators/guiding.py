@@ -4,27 +4,29 @@ Training starts from the directions :math:`q_i` that :func:`explainer.generators
 for the generator as it is; they stay, and the networks learn to make the coordinates
 :math:`a_i = q_i \cdot (z - m)` what was said. What :class:`explainer.generators.lesson.Lesson` asks for is
 added to the generator's own loss, ramped up over the first fifth of the steps. What came out is measured on
-images that nothing was said of, before and after.
+images that nothing was said of, before and after; where there are too few of these, on guided ones too.
 """
 
 import copy
+import json
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from explainer import metrics
-from explainer.errors import OptionError
+from explainer.errors import OptionError, TrainingError
 from explainer.generators.axes import NamedAxes
 from explainer.generators.base import as_unit_interval
-from explainer.generators.directions import codes_of, find_axes, label_line
+from explainer.generators.directions import codes_of, find_axes, label_line, require_locks
 from explainer.generators.feed import feed
-from explainer.generators.guidance import Guidance
+from explainer.generators.guidance import Anchors, Guidance
 from explainer.generators.lesson import Lesson, Weights
 from explainer.generators.told import Told, places_of, told
 from explainer.generators.training import FEWEST_IMAGES, TrainableGenerator, _claim, store_codes
@@ -33,10 +35,7 @@ from explainer.storage import sha256, state_sha256
 __all__ = ["Weights", "guide"]
 
 RAMP = 0.2
-GUIDED = 32
-LOGIT = 3.0
-MARGIN = 1.0
-FEWEST_SPREAD = 20
+FEWEST_ASIDE = 5
 Trained = TypeVar("Trained", bound=TrainableGenerator)
 
 
@@ -58,8 +57,10 @@ def guide(
     """A copy of a generator that was fine-tuned to guidance, with its named axes; the generator stays as it
     is.
 
-    Of several stages the last is trained. A twentieth of the images that nothing was said of is set aside;
-    what is measured on them before and after is in ``axes.record``.
+    Of several stages the last is trained. A twentieth of the images is set aside, of those that nothing was
+    said of. If there are fewer than five of these, guided images are measured too, and trained on all the
+    same: ``"measured images trained on"`` counts them. What is measured before and after is in
+    ``history.attrs["guidance"]``, and in ``axes.record`` where there are named axes.
 
     Args:
         generator: Trained, of any kind that ``fit`` trains.
@@ -77,10 +78,11 @@ def guide(
         progress: Show a progress bar when attached to a terminal.
 
     Raises:
-        OptionError: As for :func:`explainer.generators.directions.name_axes`; anchors with more coordinates
-        than
-            the code has dimensions; a generator that cannot be trained.
-        TrainingError: Too few images, or checkpoints of another run.
+        OptionError: As for :func:`explainer.generators.directions.name_axes`; guidance from which nothing can
+            be learnt; anchors with more coordinates than the code has dimensions; a budget that is not
+            positive; a generator that cannot be trained.
+        TrainingError: Too few images, checkpoints of another run, or more than ten steps and more than a
+            tenth of them without a finite gradient, or all.
     """
     from explainer.generators.loop import Loop, run  # imports Lightning, which takes seconds
 
@@ -96,6 +98,17 @@ def guide(
             received=(steps, batch_size),
             remedy="Try 1500, 32.",
         )
+    if not (0 < minutes < math.inf and 0 < learning_rate < math.inf):
+        raise OptionError(
+            "minutes, learning_rate", "must be positive and finite", received=(minutes, learning_rate),
+            remedy="Try 30, 1e-3.",
+        )  # fmt: skip
+    require_locks(guidance, generator.axes)
+    if not guidance.names and not guidance.of(Anchors):
+        raise OptionError(
+            "guidance", "says nothing that could be learnt", received=f"{len(guidance.statements)} of them",
+            remedy="Label, rank or anchor some images, or pair two that differ in a named axis.",
+        )  # fmt: skip
     places = _places(guidance, ids, len(images))
     held, training = _set_aside(len(images), set(places.values()), seed)
     before = copy.deepcopy(generator).requires_grad_(False).eval()
@@ -128,7 +141,7 @@ def guide(
             "kind": generator.kind, "options": generator.options(), "steps": steps, "seed": seed,
             "batch_size": batch_size, "learning_rate": learning_rate, "images": known.digest(),
             "guidance": sha256(said.encode()), "guided by": asdict(lesson.weights),
-            "generator": state_sha256(generator.state_dict()),
+            "generator": state_sha256(generator.state_dict()), "axes": _fingerprint(generator.axes),
         }  # fmt: skip
         _claim(folder, run_of)
         loop = Loop(
@@ -138,44 +151,46 @@ def guide(
         device = generator.intensity.device
         run(loop, known, min(batch_size, len(known)), folder, progress=progress)
         guided.to(device)
+    if int(loop.skipped) > max(10, steps // 10) or not loop.learned:
+        raise TrainingError(
+            "learning_rate", "too many steps had no finite gradient", received=int(loop.skipped),
+            remedy="Guide again with a smaller learning rate.",
+        )  # fmt: skip
     guided.requires_grad_(False).eval()
     guided.history = pd.DataFrame(loop.rows)
+    guided.skipped_steps = int(loop.skipped)
     store_codes(guided, known, feed(images[held], "images", guided.shape, 2))
     if guided.sampler is not None:
         guided.sampler.fit(*guided._codes_of(known), steps=steps, seed=seed)
-    return _finished(guided, before, axes, guidance, images, ids, held, steps, seed, weights or Weights())
-
-
-def _finished(
-    guided: Trained,
-    before: TrainableGenerator,
-    axes: NamedAxes | None,
-    guidance: Guidance,
-    images: Tensor,
-    ids: Sequence[object] | None,
-    held: Tensor,
-    steps: int,
-    seed: int,
-    weights: Weights,
-) -> Trained:
-    """With its axes as they came out, and what was measured before and after."""
-    if axes is None:
-        return guided
-    aside = as_unit_interval(images[held])
-    r2 = {name: _r2(each, aside) for name, each in (("before", before), ("after", guided))}
-    health = guided.health(aside)
-    codes = codes_of(guided, images)
-    found = _as_learned(axes, codes, lesson_of=told(guidance, _places(guidance, ids, len(images))))
-    guided.axes = replace(
-        found,
-        record={
-            "mode": "fine-tune", "statements": len(guidance.statements), "steps": steps, "seed": seed,
-            "weights": asdict(weights), "held-out images": len(held), "R2 before": r2["before"],
-            "R2 after": r2["after"], "health": f"{health.status}: {health.sentence}",
-            "held-out before": {axis.name: axis.quality for axis in axes.axes if axis.measure},
-        },
-    )  # fmt: skip
+    record = {
+        "mode": "fine-tune", "statements": len(guidance.statements), "steps": steps, "seed": seed,
+        "weights": asdict(lesson.weights), **_measured(guided, before, as_unit_interval(images[held])),
+    }  # fmt: skip
+    overlap = int(torch.isin(held, training).sum())
+    if overlap:
+        record["measured images trained on"] = overlap
+    guided.history.attrs["guidance"] = record
+    if axes is not None:
+        found = _as_learned(axes, codes_of(guided, images), lesson_of=told(guidance, places))
+        quality = {axis.name: axis.quality for axis in axes.axes if axis.measure}
+        guided.axes = replace(found, record={**record, "held-out before": quality})
     return guided
+
+
+def _fingerprint(axes: NamedAxes | None) -> str:
+    """Of the axes a generator has: their names and tensors."""
+    if axes is None:
+        return ""
+    return sha256(json.dumps([axes.names, state_sha256(axes.tensors())]).encode())
+
+
+def _measured(guided: TrainableGenerator, before: TrainableGenerator, aside: Tensor) -> dict[str, Any]:
+    """What the fine-tuning cost, on images set aside."""
+    health = guided.health(aside)
+    return {
+        "held-out images": len(aside), "R2 before": _r2(before, aside), "R2 after": _r2(guided, aside),
+        "health": f"{health.status}: {health.sentence}",
+    }  # fmt: skip
 
 
 def _as_learned(axes: NamedAxes, codes: Tensor, lesson_of: dict[str, list[Told]]) -> NamedAxes:
@@ -217,10 +232,14 @@ def _places(guidance: Guidance, ids: Sequence[object] | None, count: int) -> dic
 
 
 def _set_aside(count: int, guided: set[int], seed: int) -> tuple[Tensor, Tensor]:
-    """Rows set aside, none of them guided, and rows to train on."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    free = torch.tensor([row for row in order.tolist() if row not in guided], dtype=torch.long)
-    held = free[: min(500, max(5, count // 20))]
+    """Rows to measure on and rows to train on.
+
+    Nothing was said of the first, unless such rows are too few: then guided ones, which are trained on too.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    free = [row for row in order if row not in guided]
+    wanted = min(500, max(FEWEST_ASIDE, count // 20))
     kept = torch.ones(count, dtype=torch.bool)
-    kept[held] = False
-    return held, kept.nonzero().flatten()
+    kept[free[:wanted]] = False
+    others = [row for row in order if row in guided] if len(free) < FEWEST_ASIDE else []
+    return torch.tensor([*free, *others][:wanted]), kept.nonzero().flatten()
