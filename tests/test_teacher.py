@@ -5,7 +5,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from explainer.generators.teacher import describe, fit_teacher
+from explainer.generators.teacher import MOST_LABELLED, describe, fit_teacher, some_of, teacher_of
+from explainer.generators.told import Told
 from explainer.synthetic import sprites
 
 
@@ -82,3 +83,21 @@ def test_gradients_reach_the_image(planted, described):
     teacher(describe(image, described["code"][200:201]))[0].sum().backward()
     bright = image.detach() > image.detach().max() - 0.05
     assert float(image.grad[bright].sum()) > 0
+
+
+def test_of_many_labels_some_are_looked_at_evenly_and_by_the_seed(described, planted):
+    values = np.zeros(1000)
+    values[7] = 1.0  # a rare one
+    used = some_of(values, 3)
+    assert len(used) == len(set(used.tolist())) == MOST_LABELLED
+    assert 7 in used
+    assert used.tolist() == some_of(values, 3).tolist() != some_of(values, 4).tolist()
+    spread = np.random.default_rng(0).standard_normal(900)
+    shares = [0, 0.3, 0.7, 1]
+    assert_allclose(np.quantile(spread[some_of(spread)], shares), np.quantile(spread, shares), atol=0.05)
+    assert some_of(spread[:300]).tolist() == list(range(300))
+    x = planted.factors["x"].to_numpy()
+    teacher = teacher_of([Told("labels", np.arange(400), x, x)], described)
+    assert len(teacher.known) == MOST_LABELLED
+    guess, _ = teacher(described)
+    assert np.corrcoef(guess, x)[0, 1] > 0.99

@@ -117,7 +117,7 @@ def _spreading(
             for each in evidence
             if each.rows.ndim == 1
         ]
-        teacher = teacher_of(known, described)
+        teacher = teacher_of(known, described, seed)
         if teacher is None:
             return None
         guess, sure = (part.numpy() for part in teacher(described))

@@ -31,7 +31,7 @@ from explainer.errors import OptionError
 from explainer.generators.axes import NamedAxes
 from explainer.generators.base import as_unit_interval
 from explainer.generators.guidance import Anchors, Guidance, Lock
-from explainer.generators.teacher import FEWEST_SPREAD, Teacher, describe, fit_teacher, teacher_of
+from explainer.generators.teacher import FEWEST_SPREAD, Teacher, describe, fit_teacher, some_of, teacher_of
 from explainer.generators.told import Told, told
 from explainer.generators.training import TrainableGenerator
 
@@ -81,7 +81,7 @@ class Lesson:
         weights: Weights,
         seed: int,
     ) -> None:
-        self.before, self.axes, self.weights = before, axes, weights
+        self.before, self.axes, self.weights, self.seed = before, axes, weights, seed
         rows = sorted(set(places.values()))
         at = {row: place for place, row in enumerate(rows)}
         self.guided = images[rows]
@@ -96,7 +96,8 @@ class Lesson:
         self.teachers = {
             number: teacher
             for number, name in enumerate(self.names)
-            if name not in locked and (teacher := teacher_of(self.told.get(name, []), described)) is not None
+            if name not in locked
+            and (teacher := teacher_of(self.told.get(name, []), described, seed)) is not None
         }
         self.readers = self._readers(described)
         self.placing = self._placing(described)
@@ -221,12 +222,14 @@ class Lesson:
         if self.anchors is None or len(self.anchors[0]) < FEWEST_SPREAD:
             return []
         which, places, _ = self.anchors
-        shown = {name: block[which.to(block.device)] for name, block in described.items()}
         found = []
         for column in places.double().numpy().T:
             std = float(column.std())
             if std > 0:
-                teacher = fit_teacher(shown, (column - column.mean()) / std)
+                used = some_of(column, self.seed)
+                rows = which[used]
+                shown = {name: block[rows.to(block.device)] for name, block in described.items()}
+                teacher = fit_teacher(shown, (column[used] - column.mean()) / std)
                 found.append((teacher, float(column.mean()), std))
         return found if len(found) == places.shape[1] else []
 
@@ -244,7 +247,7 @@ class Lesson:
         return {
             number: teacher
             for number in self.teachers
-            if (teacher := teacher_of(self.told[self.names[number]], both)) is not None
+            if (teacher := teacher_of(self.told[self.names[number]], both, self.seed)) is not None
         }
 
     def _moved(self, guided: TrainableGenerator, z: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
