@@ -98,7 +98,14 @@ def test_anchors_need_no_names(folder, tmp_path, capsys) -> None:
     (tmp_path / "anchors.csv").write_text(f"Unique_id,delta,x_anchor,y_anchor\n{rows}\n")
     words = ["guide", folder / "model", "--data", folder / "photos", "--guidance", tmp_path / "anchors.csv"]
     assert run(*words, "--out", tmp_path / "guided", "--steps", 2, "--quiet") == 0
-    assert "The code has no named axes; anchored images were moved." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "The code has no named axes; anchored images were moved." in printed
+    assert "R2 of 5 images set aside: " in printed
+    assert "\nHealth " in printed
+    assert run(*words, "--out", tmp_path / "again", "--steps", 2, "--quiet", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["axes"] is None
+    assert len(found["guidance"]["R2 before"]) == 1
     assert run(*words, "--out", tmp_path / "other", "--post-hoc") == 2
     assert "has anchors, which move the codes" in capsys.readouterr().err
 
@@ -124,6 +131,11 @@ def test_ctrl_c_leaves_checkpoints_to_go_on_from(folder, tmp_path, capsys, monke
         (("--guidance", "said.csv", "--out", "photos"), "out: is taken"),
         (("--guidance", "none.csv", "--out", "new"), "guidance: cannot be read"),
         (("--guidance", "of_table.csv", "--out", "new"), "guidance: is about 40 images that are not there"),
+        (("--guidance", "said.csv", "--out", "new", "--axes", "place,x"), "axes: are those of a map"),
+        (
+            ("--guidance", "said.csv", "--out", "new", "--map", "m.html", "--axes", "place,x"),
+            'axes: names no axis (received x). Pass two of: "place", as A,B.',
+        ),
         (("--map", "map.html", "--axes", "place"), "axes: needs a generator with named axes"),
     ],
 )

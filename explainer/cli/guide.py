@@ -1,9 +1,9 @@
 """``explainer guide``: look at a generator's code, say what its axes should mean, and look again."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -100,7 +100,7 @@ def guide_generator(
     """Name the axes of a generator's code by labels, rankings, pairs and anchors of images."""
     with errors_named(debug):
         require_there("data", data)
-        _require_work(guidance, out, latent_map)
+        _require_work(guidance, out, latent_map, axes)
         make_folder(None if latent_map is None else latent_map.parent)
         import torch
 
@@ -121,6 +121,7 @@ def guide_generator(
             from explainer.training_run import checkpoints_of
 
             said = Guidance.load(guidance)
+            _require_axes(axes, [*(() if generator.axes is None else generator.axes.names), *said.names])
             if post_hoc:
                 generator = name_axes(generator, images, said, ids=known, seed=seed)
             else:
@@ -143,14 +144,16 @@ def guide_generator(
             files["map"] = _write_map(generator, images, known, axes, latent_map, seed)
         if as_json:
             named = None if generator.axes is None else generator.axes.plain()
-            print_json({"images": len(images), "axes": named, "files": files})
+            measured = dict(_record(generator)) if guidance is not None and named is None else {}
+            more = {"guidance": measured} if measured else {}
+            print_json({"images": len(images), "axes": named, **more, "files": files})
         else:
             print_lines(
                 [escape(line) for line in [*lines, *(f"{kind:<9}{path}" for kind, path in files.items())]]
             )
 
 
-def _require_work(guidance: Path | None, out: Path | None, latent_map: Path | None) -> None:
+def _require_work(guidance: Path | None, out: Path | None, latent_map: Path | None, axes: str | None) -> None:
     """Refuses a command that would do nothing, or write over a folder."""
     if (guidance is None) != (out is None):
         missing = "guidance" if guidance is None else "out"
@@ -163,10 +166,31 @@ def _require_work(guidance: Path | None, out: Path | None, latent_map: Path | No
             "guidance, map", "leave nothing to do", received="neither",
             remedy="Add --map map.html to look, or --guidance said.csv --out guided.",
         )  # fmt: skip
+    if axes is not None and latent_map is None:
+        raise OptionError(
+            "axes", "are those of a map, and none is made", received=axes,
+            remedy="Add --map map.html, or leave --axes out.",
+        )  # fmt: skip
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise OutputError(
             "out", "is taken", received=out, remedy="Choose a new folder, or remove that one first."
         )
+
+
+def _pair(axes: str) -> tuple[str, str]:
+    """The two names of ``A,B``."""
+    first, _, second = (word.strip() for word in axes.partition(","))
+    return first, second
+
+
+def _require_axes(axes: str | None, names: Sequence[str]) -> None:
+    """The axes of the map are among those there will be: asked before the fine-tuning, which takes long."""
+    for name in () if axes is None else _pair(axes):
+        if name not in names:
+            known = ", ".join(f'"{each}"' for each in dict.fromkeys(names)) or "none"
+            raise OptionError(
+                "axes", "names no axis", received=name or axes, remedy=f"Pass two of: {known}, as A,B."
+            )
 
 
 def _names(names: Sequence[str], data: Path) -> list[str]:
@@ -179,17 +203,28 @@ def _names(names: Sequence[str], data: Path) -> list[str]:
 
 def _sentences(generator: "Generator") -> list[str]:
     """Each axis, and what the fine-tuning cost."""
-    axes = generator.axes
-    if axes is None:
-        return ["The code has no named axes; anchored images were moved."]
-    lines = [str(axis) for axis in axes.axes]
-    record = axes.record
+    if generator.axes is None:
+        lines = ["The code has no named axes; anchored images were moved."]
+    else:
+        lines = [str(axis) for axis in generator.axes.axes]
+    record = _record(generator)
     if "R2 before" in record:
         before, after = (
             ", ".join(f"{each:.3f}" for each in record[name]) for name in ("R2 before", "R2 after")
         )
-        lines.append(f"R2 of {record['held-out images']} images set aside: {before} before, {after} after.")
+        known = record.get("measured images trained on", 0)
+        but = f" ({known} of them trained on, since too few are not guided)" if known else ""
+        aside = f"{record['held-out images']} images set aside{but}"
+        lines += [f"R2 of {aside}: {before} before, {after} after.", f"Health {record['health']}"]
     return lines
+
+
+def _record(generator: "Generator") -> Mapping[str, Any]:
+    """What was measured before and after, with named axes or without."""
+    if generator.axes is not None:
+        return generator.axes.record
+    history = getattr(generator, "history", None)
+    return {} if history is None else dict(history.attrs.get("guidance", {}))
 
 
 def _strips(generator: "Generator", out: Path) -> dict[str, str]:
@@ -212,10 +247,7 @@ def _write_map(
 
     from explainer.report.latent_map import MOST_IMAGES, latent_map, latent_page
 
-    pair = None
-    if axes is not None:
-        first, _, second = (word.strip() for word in axes.partition(","))
-        pair = (first, second)
+    pair = None if axes is None else _pair(axes)
     rows = (
         torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:MOST_IMAGES].sort().values
     )
