@@ -77,6 +77,8 @@ HEAD = ",".join(COLUMNS)
         ("Unique_id,delta,x_anchor,y_anchor\n,1,0,0", 'row 2, column "Unique_id": is empty'),
         ("Unique_id,delta,x_anchor,y_anchor\na,0,0,0", 'column "delta": anchors no image'),
         ('{"rows": 3}', "is not a JSON file of guidance"),
+        ('{"format": 99, "rows": []}', "is a JSON file of another format than 1 (received 99)"),
+        (f"{HEAD}\n0,rank,x,{'a' * 200_000},,0,,,", "line 2: is no CSV (received field larger"),
     ],
 )
 def test_errors_of_a_file_name_the_row_and_the_column(text, said):
@@ -93,7 +95,21 @@ def test_errors_of_a_file_name_the_row_and_the_column(text, said):
         (lambda g: g.label("x", ["a", "b"], [1]), "values: must be one for each of the 2 ids"),
         (lambda g: g.label("x", ["a", "b"], [1, np.nan]), "values: entry 1 is not a finite number"),
         (lambda g: g.label("x", ["a", "a"], [1, 2]), "ids: entry 1 is named twice"),
-        (lambda g: g.label("x", "ab", [1, 2]), "ids: must be at least 2"),
+        (lambda g: g.label("x", "ab", [1, 2]), "ids: must be a list of ids"),
+        (lambda g: g.label("x", 5, [1, 2]), "ids: must be a list of ids (received 5)"),
+        (lambda g: g.label("x", ["a"], [1]), "ids: must be at least 2"),
+        (lambda g: g.label("x", ["a", "b"], 0.5), "values: must be a list of numbers (received 0.5)"),
+        (lambda g: g.rank("x", None), "ids: must be a list of ids (received None)"),
+        (lambda g: g.pair("a", "b", changed=None), "changed: must be a list of names (received None)"),
+        (lambda g: g.pair("a", "b", changed=[3]), "changed: must be a name (received 3)"),
+        (lambda g: g.lock(None), "axes: must be a list of names (received None)"),
+        (
+            lambda g: g.anchor(["a", "b"], [(1, 2), 3]),
+            "coordinates[1]: must be a list of numbers (received 3)",
+        ),
+        (lambda g: g.anchor(["a"], 3), "coordinates: must be a list of numbers"),
+        (lambda g: g.anchor(["a"], []), "coordinates: must be one place"),
+        (lambda g: g.anchor(["a"], [(1, 2)], weight=None), "weight: must be a list of numbers"),
         (lambda g: g.pair("a", "b", changed="x"), "changed: must be a list of names"),
         (lambda g: g.anchor(["a", "b"], [(1, 2), (3,)]), "coordinates: must be one place"),
         (lambda g: g.anchor(["a"], [(1, 2)], weight=-1), "weight: must be positive"),
@@ -105,6 +121,35 @@ def test_errors_of_a_call_name_the_argument(say, said):
     with pytest.raises(OptionError) as caught:
         say(Guidance())
     assert str(caught.value).startswith(said)
+
+
+def test_numbers_of_arrays_and_tensors_are_numbers():
+    said = Guidance().anchor(["a", "b"], [(0.5, 2), (-1, 0)], 0.5).name(1, "x").label("x", ["a", "b"], [0, 2])
+    for kind in (np.float32, np.float64):
+        places = np.array([(0.5, 2), (-1, 0)], dtype=kind)
+        given = Guidance().anchor(["a", "b"], places, kind(0.5)).name(np.int64(1), "x")
+        assert given.label("x", ["a", "b"], np.array([0, 2], dtype=kind)) == said
+    assert Guidance().anchor(["a", "b"], torch.tensor([[0.5, 2], [-1, 0]]), torch.tensor(0.5)) == Guidance(
+        said.statements[:1]
+    )
+    one = Guidance().anchor(["a", "b"], [(0.5, 2), (0.5, 2)])
+    for place in ([np.float32(0.5), np.float32(2)], np.array([0.5, 2]), torch.tensor([0.5, 2])):
+        assert Guidance().anchor(["a", "b"], place) == one
+    assert type(Guidance().name(np.int64(1), "x").statements[0].axis) is int
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_odd_ids_come_back_from_a_file_as_they_were(tmp_path, ending):
+    odd = [" a", "a", "\ta ", "b\rc", "b\nc", 'd "e", f', "g\r\nh"]
+    said = Guidance().rank("x", odd)
+    assert Guidance.load(said.save(tmp_path / f"guidance.{ending}")) == said
+    assert Guidance.parse(said.to_csv()) == said
+
+
+def test_files_with_other_ends_of_lines_are_read(tmp_path):
+    said = everything()
+    (tmp_path / "windows.csv").write_bytes(said.to_csv().replace("\n", "\r\n").encode())
+    assert Guidance.load(tmp_path / "windows.csv") == said
 
 
 def test_a_file_that_is_missing_or_cannot_be_written_is_named(tmp_path):

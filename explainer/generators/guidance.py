@@ -24,6 +24,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,8 +123,10 @@ class Guidance:
             low: What little of it is called.
             high: What much of it is called.
         """
-        if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int) or axis < 0):
+        given: Any = axis
+        if axis is not None and (isinstance(given, bool) or not isinstance(given, Integral) or axis < 0):
             raise _error("axis", "must be the number of a dimension, from 0", axis, "Pass 0, 1, ... or None.")
+        axis = None if axis is None else int(axis)
         return self._with(Naming(axis, _text("name", name), str(low), str(high)))
 
     def label(self, name: str, ids: Sequence[object], values: Sequence[float]) -> "Guidance":
@@ -142,10 +145,9 @@ class Guidance:
 
     def pair(self, a: object, b: object, *, changed: Sequence[str]) -> "Guidance":
         """Say that two images differ in ``changed`` axes (b has more of them) and in no other named one."""
-        if isinstance(changed, str):
-            raise _error("changed", "must be a list of names", changed, f'Pass ["{changed}"].')
+        names = [_text("changed", name) for name in _listed("changed", changed, "names")]
         first, second = _ids("a, b", [a, b], 2)
-        return self._with(Pair(first, second, tuple(_text("changed", name) for name in changed)))
+        return self._with(Pair(first, second, tuple(names)))
 
     def anchor(
         self,
@@ -161,23 +163,23 @@ class Guidance:
             weight: How much it matters; for all, or for each.
         """
         known = _ids("ids", ids, 1)
-        single = len(coordinates) > 0 and isinstance(coordinates[0], int | float)
-        given = [coordinates] * len(known) if single else list(coordinates)
-        places = tuple(_numbers(f"coordinates[{row}]", place) for row, place in enumerate(given))  # type: ignore[arg-type]
+        given = _listed("coordinates", coordinates, "numbers")
+        given = [given] * len(known) if given and _is_number(given[0]) else given
+        places = tuple(_numbers(f"coordinates[{row}]", place) for row, place in enumerate(given))
         if len(places) != len(known) or len({len(place) for place in places}) > 1 or not places[0]:
             raise _error("coordinates", f"must be one place, equally long, for each of the {len(known)} ids",
                          [len(place) for place in places], "Pass for example [(-2, 0), (2, 0)].")  # fmt: skip
-        scalar = isinstance(weight, int | float)
-        weights = _numbers("weight", [weight] * len(known) if scalar else weight)  # type: ignore[arg-type, list-item]
+        weights = _numbers("weight", [weight] * len(known) if _is_number(weight) else weight)
         if len(weights) != len(known) or min(weights) <= 0:
             raise _error("weight", "must be positive, one for all or one for each id", weight, "1 is usual.")
         return self._with(Anchors(known, places, weights))
 
     def lock(self, axes: Sequence[str]) -> "Guidance":
         """Say that named axes must stay what they are while the generator learns others."""
-        if isinstance(axes, str) or not len(axes):
+        names = [_text("axes", name) for name in _listed("axes", axes, "names")]
+        if not names:
             raise _error("axes", "must be a list of names", axes, 'Pass for example ["nucleus size"].')
-        return self._with(Lock(tuple(_text("axes", name) for name in axes)))
+        return self._with(Lock(tuple(names)))
 
     def __add__(self, other: "Guidance") -> "Guidance":
         return replace(self, statements=self.statements + other.statements)
@@ -225,10 +227,14 @@ class Guidance:
 
     def to_csv(self) -> str:
         """The text of the CSV."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        text, rows = io.StringIO(newline=""), self.rows()
+        # Spaces at the beginning and single carriage returns come back from between quotes alone.
+        odd = any(cell[:1].isspace() or "\r" in cell for row in rows for cell in row.values())
+        writer = csv.DictWriter(
+            text, COLUMNS, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
+        )
         writer.writeheader()
-        writer.writerows(self.rows())
+        writer.writerows(rows)
         return text.getvalue()
 
     def save(self, path: str | Path) -> Path:
@@ -245,7 +251,7 @@ class Guidance:
         if place.suffix == ".json":
             text = json.dumps({"format": FORMAT, "rows": self.rows()}, indent=1) + "\n"
         try:
-            place.write_text(text, encoding="utf-8")
+            place.write_text(text, encoding="utf-8", newline="")
         except OSError as error:
             raise OutputError("path", "cannot be written", received=f"{place}: {error.strerror}",
                               remedy="Name a file in a folder that exists.") from error  # fmt: skip
@@ -259,7 +265,7 @@ class Guidance:
             OptionError: It cannot be read; the error names the row and the column.
         """
         try:
-            return cls.parse(Path(path).read_text(encoding="utf-8-sig"))
+            return cls.parse(Path(path).read_bytes().decode("utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             raise _error(
                 "guidance", "cannot be read", f"{path}: {error}", "Name a CSV or JSON file."
@@ -271,16 +277,24 @@ class Guidance:
         if text.lstrip().startswith("{"):
             try:
                 content = json.loads(text)
+                version = content.get("format", FORMAT)
                 rows = [{column: str(row[column]) for column in COLUMNS} for row in content["rows"]]
             except (ValueError, KeyError, TypeError) as error:
                 raise _error("guidance", "is not a JSON file of guidance", repr(error),
                              "Write it with Guidance.save.") from error  # fmt: skip
+            if version != FORMAT:
+                raise _error("guidance", f"is a JSON file of another format than {FORMAT}", version,
+                             "Write it with Guidance.save, or update the package.")  # fmt: skip
             return _parsed(rows)
-        reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-        header = tuple(reader.fieldnames or ())
+        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+        try:
+            header, table = tuple(reader.fieldnames or ()), list(reader)
+        except csv.Error as error:
+            raise _error("guidance", f"line {reader.line_num + 1}: is no CSV", error,
+                         "Put quotes around commas, quotes and ends of lines.") from error  # fmt: skip
         for columns, parse in ((COLUMNS, _parsed), (SOURCE_COLUMNS, _parsed_anchors)):
             if set(columns) <= set(header):
-                return parse([{column: row[column] or "" for column in columns} for row in reader])
+                return parse([{column: row[column] or "" for column in columns} for row in table])
         missing = [column for column in COLUMNS if column not in header]
         raise _error("guidance", f"row 1: lacks the columns {', '.join(missing)}", ", ".join(header),
                      f"Pass those, or {', '.join(SOURCE_COLUMNS)}.")  # fmt: skip
@@ -444,7 +458,7 @@ def _text(argument: str, value: object) -> str:
 
 
 def _ids(argument: str, ids: Sequence[object], fewest: int) -> tuple[str, ...]:
-    known = () if isinstance(ids, str) else tuple(str(each) for each in ids)
+    known = tuple(str(each) for each in _listed(argument, ids, "ids"))
     if len(known) < fewest:
         raise _error(argument, f"must be at least {fewest}", ids, "Name images by their ids.")
     seen: set[str] = set()
@@ -456,9 +470,24 @@ def _ids(argument: str, ids: Sequence[object], fewest: int) -> tuple[str, ...]:
     return known
 
 
-def _numbers(argument: str, values: Sequence[float]) -> tuple[float, ...]:
+def _is_number(value: object) -> bool:
+    """Whether this is one number, of Python, NumPy or PyTorch."""
+    return isinstance(value, Real) or getattr(value, "ndim", None) == 0
+
+
+def _listed(argument: str, values: Any, of: str) -> list[Any]:
+    """Several values; a text is one."""
+    if not isinstance(values, str | bytes) and not _is_number(values):
+        try:
+            return list(values)
+        except TypeError:
+            pass
+    raise _error(argument, f"must be a list of {of}", repr(values), f"Pass for example [{values!r}].")
+
+
+def _numbers(argument: str, values: Any) -> tuple[float, ...]:
     found: list[float] = []
-    for position, value in enumerate(values):
+    for position, value in enumerate(_listed(argument, values, "numbers")):
         try:
             number = float(value)
         except (TypeError, ValueError):
