@@ -395,6 +395,15 @@ def test_a_named_copy_decodes_as_before_and_the_original_has_no_axes():
     assert named.axes.record["mode"] == "post-hoc"
 
 
+@pytest.mark.parametrize("levels", [(0, 1), (1, 3)])
+def test_labels_of_two_values_spread_to_other_images_whatever_the_values(levels):
+    generator, images = LinearGenerator(), toy_images(60)
+    values = np.where(codes_of(generator, images)[:, 2] > 0, *levels[::-1])
+    named = name_axes(generator, images, Guidance().label("third", list(range(40)), values[:40]))
+    reading = named.axes.readings[0]
+    assert float(reading[2] / reading.norm()) > 0.7
+
+
 def test_anchors_need_training():
     with pytest.raises(OptionError, match="has anchors, which move the codes"):
         name_axes(LinearGenerator(), toy_images(4), Guidance().anchor(["0"], [(0, 0)]))

@@ -87,6 +87,14 @@ def test_zeros_and_ones_are_spread_and_read_too(images, codes):
     assert terms(lesson, turned, images)["guidance_spread"] > 5 * honest["guidance_spread"]
 
 
+def test_two_other_values_are_places_in_standard_deviations(images, codes):
+    values = (3 - 2 * (codes[:80, 0] < 0).float()).tolist()
+    lesson = lesson_of(images, Guidance().label("bright", list(range(80)), values), names=("bright",))
+    honest, crossed = (terms(lesson, Painter(shade), images) for shade in (0, 1))
+    assert lesson.readers[0].levels not in (None, (0.0, 1.0))
+    assert honest["guidance_obeyed"] < 0.7 < 1 < crossed["guidance_obeyed"]
+
+
 def test_few_labels_are_learnt_but_not_spread(images, codes):
     lesson = lesson_of(images, Guidance().label("shade", list(range(10)), codes[:10, 0].tolist()))
     assert not lesson.teachers

@@ -121,7 +121,7 @@ def _spreading(
         if teacher is None:
             return None
         guess, sure = (part.numpy() for part in teacher(described))
-        if teacher.levels is not None:  # of 0 and 1, as the labels are counted
+        if teacher.levels == (0.0, 1.0):  # other labels are counted in standard deviations already
             labels = np.concatenate([each.values for each in known if each.basis == "binary labels"])
             guess = (guess - labels.mean()) / labels.std()
         return chosen.numpy(), guess, np.maximum(sure, 1e-6)

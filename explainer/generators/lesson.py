@@ -283,7 +283,7 @@ class Lesson:
 def _gap(a: Tensor, guess: Tensor, teacher: Teacher) -> Tensor:
     """Squared distance of coordinates from what a teacher says: of labels in standard deviations, or of 0 and
     1, where a coordinate is a chance, from -1 to 1."""
-    if teacher.levels is None:
+    if teacher.levels != (0.0, 1.0):
         return (a - guess).square()
     return 4 * (torch.sigmoid(LOGIT * a) - guess).square()
 
