@@ -226,6 +226,15 @@ def test_an_image_of_two_statements_is_not_judged_by_an_axis_that_was_fitted_to_
     assert axis.count == 100
 
 
+def test_labels_of_which_one_alone_differs_are_followed_and_not_judged():
+    generator, images = LinearGenerator(), toy_images(60)
+    values = np.zeros(40)
+    values[7] = 5.0
+    (axis,) = name_axes(generator, images, Guidance().label("rare", list(range(40)), values)).axes.axes
+    assert axis.slope > 0
+    assert axis.measure == ""
+
+
 def test_pairs_are_judged_where_neither_image_was_fitted_to():
     codes = torch.randn(200, 40, generator=torch.Generator().manual_seed(0))
     said = Guidance()

@@ -404,9 +404,9 @@ def _held_out(
         for name in names:
             whole = evidence.get(name, [])
             known = [part for each in whole if len((part := _without(each, folds[name], fold)).rows) > 1]
-            if any(each.basis and len(each.rows) >= FEWEST for each in whole) and any(
-                each.basis for each in known
-            ):
+            # Without this fold, is there still something that the axis follows?
+            left = any(each.basis and (each.rows.ndim == 2 or np.ptp(each.targets) > 0) for each in known)
+            if left and any(each.basis and len(each.rows) >= FEWEST for each in whole):
                 asked.append(name)
             kept[name] = known if name in asked else whole
         readings = _unit(_directions(codes, names, kept, fixed, orthonormal, spread)[0])

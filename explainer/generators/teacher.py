@@ -199,6 +199,8 @@ def teacher_of(evidence: Sequence[Told], described: dict[str, Tensor], seed: int
         rows = torch.from_numpy(np.concatenate([each.rows for each in labelled]))
         known = [each.targets if basis == "ranking" else each.values for each in labelled]
         values = np.concatenate(known)  # of rankings places, each on a scale of its own
+        if values.min() == values.max():  # the only other one was held out
+            continue
         if basis == "labels":
             values = (values - values.mean()) / values.std()
         used = some_of(values, seed)
