@@ -217,7 +217,10 @@ def summary(parts: Mapping[str, Any]) -> dict[str, Any]:
             kind: sum(bool(said) for key, said in found["warnings"].items() if key.startswith(kind))
             for kind in KINDS
         }
-        result["groups of walks"] = found["groups of walks"]
+        result["groups of walks claimed"] = {
+            kind: sum(len(said) for key, said in found["groups of walks"].items() if key.startswith(kind))
+            for kind in KINDS
+        }
     if "cost" in parts:
         spent = parts["cost"]
         result["cost"] = {

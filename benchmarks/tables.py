@@ -213,8 +213,6 @@ MISSED = {
     ("cells_walk", "permuted labels: share of walks to .05 that raise PI, at most"):
         "95 % over 16 permutations: .54 to .86; each permuted classifier leans one way in nearly all cells; "
         "why more of them lean to bright codes is not established",
-    ("audit_power", "watermark: its cluster found"):
-        "no cluster at all was claimed in these 20; cause not examined",
     ("checks", "walk back: L1 over the walk's own"):
         "where the walk changes the image its carried detail fades out, and the far end no longer holds it; "
         "with the original's detail the same codes come back to .35",

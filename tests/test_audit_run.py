@@ -15,7 +15,7 @@ from explainer import audit_run, classifier_files, cli
 from explainer.bias import AuditThresholds, BiasReport, Finding
 from explainer.bias.verdict import Verdict
 from explainer.classifier import Classifier
-from explainer.errors import OptionError
+from explainer.errors import ImageError, OptionError
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,28 @@ def test_files_are_written(report: BiasReport, tmp_path: Path):
 def test_tables_that_cannot_be_audited(table: Path, name: str, label: str, attributes: list, message: str):
     with pytest.raises(OptionError, match=message):
         audit_run.read_audit_table(table.parent / name, label, attributes, None)
+
+
+def test_images_of_several_sizes_are_brought_to_one(table: Path, tmp_path: Path):
+    for number in range(80):
+        with Image.open(table.parent / f"{number}.png") as image:
+            image.resize((16, 16) if number % 2 else (32, 32)).save(tmp_path / f"{number}.png")
+    (tmp_path / "table.csv").write_bytes(table.read_bytes())
+    data, options = tmp_path / "table.csv", {"label": "y", "attributes": ["a"], "group": None}
+    found = audit_run.audit_table(
+        data,
+        classifier(),
+        generator=LinearGenerator(),
+        n_images=40,
+        oracle_steps=1,
+        progress=False,
+        **options,
+    )
+    assert found.provenance["images"]["count"] == 80
+    with pytest.raises(OptionError, match=r"data: has images of several sizes.*--size"):
+        audit_run.audit_table(data, classifier(), **options)
+    with pytest.raises(ImageError, match="differs in shape"):
+        audit_run.read_audit_table(data, "y", ["a"], None)
 
 
 @pytest.mark.parametrize(

@@ -105,3 +105,17 @@ def test_a_classifier_of_ones_own_needs_a_generator_only_for_walks(
     assert json.loads(capsys.readouterr().out)["methods"] == ["saliency"]
     assert run(*words, "--saliency", "difference", "--generator", "faces", "--json") == 0
     assert json.loads(capsys.readouterr().out)["methods"] == ["difference"]
+
+
+def test_a_classifier_without_a_gradient_is_walked_and_mapped_without_one(
+    table, tmp_path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "remote_mouths.py").write_text(
+        "import torch\n\n\ndef net():\n    def answer(images):\n        return torch.from_numpy(\n"
+        "            images.detach().numpy()[:, :, 40:].mean((1, 2, 3))[:, None] * 20 - 6)\n\n"
+        "    return answer\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ("fidelity", table, "--classifier", "remote_mouths:net", "--generator", "faces", "--size", "64")
+    assert run(*words, "--steps", 2, "--draws", 1, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["methods"] == ["difference", "occlusion"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from PIL import Image
 from test_training import blobs
 from toys import LinearGenerator
 
@@ -148,3 +149,14 @@ def test_channels_are_called_by_their_names() -> None:
     assert "<td>dark field</td>" in health._repr_html_()
     generator.channel_names = None
     assert [row[1] for row in generator.health(images).rows()] == ["0", "1"]
+
+
+def test_a_folder_is_read_at_the_size_of_the_generator(tmp_path) -> None:
+    images = blobs(40)
+    for number, image in enumerate(images):
+        pixels = Image.fromarray((255 * image[0]).round().byte().numpy())
+        pixels.resize((32, 32), Image.Resampling.NEAREST).save(tmp_path / f"{number:02d}.png")
+    generator = VAE(tuple(images.shape[1:]), latent_dim=2, widths=(4,)).fit(images, steps=2, progress=False)
+    of_folder, of_images = generator.health(tmp_path), generator.health(images)
+    assert of_folder.status == of_images.status
+    assert_allclose(of_folder.r2, of_images.r2, atol=0.05)

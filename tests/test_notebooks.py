@@ -24,7 +24,7 @@ def text_of(notebook: dict, kind: str) -> str:
 def test_they_are_numbered() -> None:
     assert [path.name[:3] for path in NOTEBOOKS] == sorted({path.name[:3] for path in NOTEBOOKS})
     assert all(re.fullmatch(r"\d\d_[a-z_]+\.ipynb", path.name) for path in NOTEBOOKS)
-    assert len(NOTEBOOKS) >= 6
+    assert len(NOTEBOOKS) == 7
 
 
 def test_no_outputs_no_counts_no_metadata(notebook: dict) -> None:

@@ -31,10 +31,10 @@ evidence.
   [dim]2. is it good enough?[/]
      explainer health my_generator --data held_out
   [dim]3. what does the classifier look at in this image?[/]
-     explainer explain photo.png --classifier model.onnx \\
+     explainer explain photo.png --classifier model.pt2 \\
        --generator my_generator --out page
   [dim]4. which map of it is true to the classifier?[/]
-     explainer fidelity photos --classifier model.onnx \\
+     explainer fidelity photos --classifier model.pt2 \\
        --generator my_generator --out fidelity
   [dim]5. does it use what it should not use?[/]
      explainer audit --classifier model.onnx --generator my_generator \\

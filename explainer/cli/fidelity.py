@@ -58,6 +58,10 @@ EXAMPLES = examples(
 )
 
 
+OF_GRADIENTS = ["difference", "path_integrated", "integrated_gradients", "grad_cam"]
+OF_CALLS = ["difference", "occlusion"]
+
+
 def fidelity_of_maps(
     data: Annotated[
         Path, typer.Argument(help="Folder or .zip of images, .npz with an array, .csv with a column path.")
@@ -66,7 +70,7 @@ def fidelity_of_maps(
     saliency: Annotated[
         list[str] | None,
         typer.Option(
-            help="A method; may be repeated. By default four of them.",
+            help="A method; may be repeated. By default four of them, without a gradient two.",
             autocompletion=completion.saliency_methods,
         ),
     ] = None,
@@ -112,10 +116,9 @@ def fidelity_of_maps(
         from explainer.replacement import fidelity
         from explainer.saliency.methods import WALKED, require_methods, saliency_batch, walk_images
         from explainer.walks.base import require_levels
+        from explainer.walks.evolution import EvolutionWalk
 
-        methods = require_methods(
-            saliency or ["difference", "path_integrated", "integrated_gradients", "grad_cam"]
-        )
+        asked = require_methods(saliency) if saliency else None
         truth = None if labels is None else column(data, labels)
         place = usable(device)
         about = {
@@ -124,16 +127,19 @@ def fidelity_of_maps(
         }  # fmt: skip
         model = opened(classifier, place, **about)
         walker = None
-        if filler == "inpainting" or set(methods) & set(WALKED):
+        if filler == "inpainting" or set(asked or OF_CALLS) & set(WALKED):
             walker = load_generator(generator or _same_name(classifier)).to(place or "cpu")
         pixels = walker.shape[1:] if walker is not None else (model.size or (64, 64))
         images = as_unit_interval(read_image_set(data, pixels)).to(place or "cpu")
         model.check(images[:4])
+        methods = asked or require_methods(OF_GRADIENTS if model.differentiable else OF_CALLS)
         wanted = model.target(as_target(target), images)
         levels = require_levels([0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95])
         walks = None
         if walker is not None and set(methods) & set(WALKED):
-            walks = walk_images(walker, model, images, wanted, levels)
+            walks = walk_images(
+                walker, model, images, wanted, levels, walk=None if model.differentiable else EvolutionWalk()
+            )
         maps = saliency_batch(methods, model, images, wanted, walked=walks, seed=seed)
         found = fidelity(
             images, truth, model, maps,

@@ -28,6 +28,7 @@ from explainer.generators.health import Health, measure_health
 from explainer.generators.perception import Perception, perception
 from explainer.generators.sampler import CodeSampler
 from explainer.generators.selection import MEASURED_IMAGES, Selection
+from explainer.image_sets import read_image_set
 from explainer.storage import new_folder, read_json, write_json, write_tensors
 
 if TYPE_CHECKING:
@@ -280,13 +281,18 @@ class TrainableGenerator(Generator):
         store_codes(self, training, kept)
         return self
 
-    def health(self, images: Tensor, labels: ArrayLike | None = None) -> Health:
+    def health(
+        self, images: Tensor | str | os.PathLike[str] | pd.DataFrame, labels: ArrayLike | None = None
+    ) -> Health:
         """Measure this generator on images it was not trained on.
 
         Args:
-            images: ``(N, C, H, W)`` in [0, 1].
+            images: ``(N, C, H, W)`` in [0, 1]; or a folder, archive or table as ``fit`` takes them, which are
+                resized.
             labels: One class for each image, for a linear probe of the code.
         """
+        if not isinstance(images, Tensor):
+            images = as_unit_interval(read_image_set(images, (self.shape[1], self.shape[2])))
         self._require_shape(images)
         return measure_health(self, images, labels)
 
