@@ -210,8 +210,6 @@ TARGETS: dict[str, list[tuple[str, tuple[str, ...], str, float]]] = {
     "memory": [("peak memory of 5,000 images over that of 256", ("memory", "ratio"), "<=", 1.2)],
 }  # fmt: skip
 MISSED = {
-    ("audit_faces", "audit of 500 faces, 5 attributes, 2 classifiers over the bare walks of both"):
-        "not finished within a session",
     ("cells_walk", "permuted labels: share of walks to .05 that raise PI, at most"):
         "95 % over 16 permutations: .54 to .86; each permuted classifier leans one way in nearly all cells; "
         "why more of them lean to bright codes is not established",
