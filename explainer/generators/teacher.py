@@ -6,7 +6,7 @@ no place; and the moments of what is brighter than the channel's median: where i
 Each has unit variance in total, the kernel is :math:`A \exp(-d^2 / 2\ell^2)` plus noise, and what is likelier
 under its marginal likelihood is kept (Rasmussen & Williams 2006, ch. 5). Of two values a logistic of the
 process says which it is (there ch. 3, Laplace's approximation). What this costs grows with the cube of the
-number of images, so of more than 300 labelled ones 300 are looked at, spread evenly over the labels.
+number of images, so of more than 500 labelled ones 500 are looked at, spread evenly over the labels.
 """
 
 import math
@@ -27,7 +27,7 @@ __all__ = ["FEWEST_SPREAD", "Teacher", "describe", "fit_teacher", "some_of", "te
 QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.85, 0.9, 0.93, 0.96, 0.98, 0.99, 1.0)
 SIDE = 64
 FEWEST_SPREAD = 20
-MOST_LABELLED = 300
+MOST_LABELLED = 500
 STEEPEST = 1e6
 LEAST = 0.1
 """Share of the largest deviation of a description that the others count at least."""
@@ -174,7 +174,7 @@ def _fitted(
 
 
 def some_of(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.int64]:
-    """At most 300 rows, ascending, spread evenly over their values: both of two values are among them, and
+    """At most 500 rows, ascending, spread evenly over their values: both of two values are among them, and
     which of equal ones is drawn by the seed."""
     if len(values) <= MOST_LABELLED:
         return np.arange(len(values))
@@ -184,13 +184,13 @@ def some_of(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.int64]:
 
 
 def teacher_of(evidence: Sequence[Told], described: dict[str, Tensor], seed: int = 0) -> Teacher | None:
-    """What the labels of an axis make likely elsewhere; None for few of them, and of many from 300 alone.
+    """What the labels of an axis make likely elsewhere; None for few of them, and of many from 500 alone.
 
     Args:
         evidence: What was said of the axis; the first kind that there is enough of counts: numbers, labels of
             0 and 1, rankings.
         described: Of the guided images, ``(n, F)``, or of several versions of them ``(V, n, F)``.
-        seed: Of which 300.
+        seed: Of which 500.
     """
     for basis in ("labels", "binary labels", "ranking"):
         labelled = [each for each in evidence if each.basis == basis]
